@@ -1,0 +1,71 @@
+"""python -m pipeline COMMAND [--family F]: the one entry of every stage and tool.
+
+It finds commands by their files (stages/NAME.py, operate/NAME.py), so that adding one does not change this file,
+which every stage of dvc.yaml depends on.
+"""
+
+import argparse
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.config import load_params
+from pipeline.errors import UserError, did_you_mean
+
+HERE = Path(__file__).parent
+
+
+def commands() -> dict[str, str]:
+    """Name of each command -> its module."""
+    folders = ("stages", "operate")
+    files = [(f.stem, folder) for folder in folders for f in sorted((HERE / folder).glob("[a-z]*.py"))]
+    return {name: f"pipeline.{folder}.{name}" for name, folder in files}
+
+
+def summary(module: str) -> str:
+    """The first line of a module's docstring, read without importing it."""
+    file = HERE.parent / (module.replace(".", "/") + ".py")
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    known = commands()
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Runs one stage or tool. `dvc repro` runs the stages in order, and only those that changed.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<10} {summary(module)}" for name, module in known.items())
+        + "\n\nexamples:\n  python -m pipeline train --family vae\n  python -m pipeline evaluate --family vqvae\n\n"
+        "exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 130 interrupted",
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of those below")
+    parser.add_argument("--family", metavar="F", help="a name under `families` in params.yaml; train to export need it")
+    args = parser.parse_args(argv)
+    if args.command not in known:
+        parser.error(f"unknown command {args.command!r}{did_you_mean(args.command, known)}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        params = load_params()  # before anything slow is imported: a typo is reported in the first second
+        if args.family is not None and args.family not in params.families:
+            raise UserError(
+                f"--family {args.family}: not under `families` in params.yaml{did_you_mean(args.family, params.families)}"
+            )
+        importlib.import_module(commands()[args.command]).main(params, args.family)
+    except UserError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

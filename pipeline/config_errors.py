@@ -1,0 +1,133 @@
+"""What pydantic found wrong in params.yaml, in the file's own terms: key, expected, got, nearest valid name."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias, get_args, get_origin
+
+from pydantic import ValidationError
+
+from pipeline.errors import did_you_mean
+from vae_core.config import RangeError
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+_NOUNS = {"int": "an integer", "float": "a number", "string": "text", "bool": "true or false", "tuple": "a list"}
+
+
+def explain(error: ValidationError, raw: Mapping[str, Any], root: type) -> Iterator[tuple[KeyPath, str]]:
+    """Where in the file, and what is wrong, for each mistake; a misspelt key is reported once, not also as missing."""
+    found = [(at, problem) for problem in map(dict, error.errors()) if (at := _key_path(problem, raw, root)) is not None]
+    misspelt = {at[:-1] for at, problem in found if _is_unknown(problem) and _near(at, raw, root)}
+    for at, problem in found:
+        if problem["type"] in ("missing", "missing_argument") and at[:-1] in misspelt:
+            continue
+        if _is_unknown(problem):
+            yield at, f"unknown key{did_you_mean(str(at[-1]), _siblings(at, raw, root))}"
+        else:
+            yield at, describe(problem)
+
+
+def describe(problem: Any) -> str:
+    """`expected an integer, got '3'` for one of pydantic's error records."""
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, RangeError):
+        return f"expected {cause.expected}, got {cause.got!r}"
+    kind = problem["type"].rsplit("_", 1)[0]
+    if problem["type"] in ("missing", "missing_argument"):
+        return "missing, and it has no default"
+    if problem["type"] == "literal_error":
+        return f"expected {problem['ctx']['expected']}, got {problem['input']!r}"
+    if problem["type"] == "union_tag_invalid":
+        return f"expected {problem['ctx']['expected_tags']}, got {problem['ctx']['tag']!r}"
+    if problem["type"] == "union_tag_not_found":
+        return "missing, and it has no default"
+    if problem["type"].startswith(("dataclass", "dict", "model")):
+        return f"expected a section with keys, got {problem['input']!r}"
+    if kind in _NOUNS:
+        return f"expected {_NOUNS[kind]}, got {problem['input']!r}"
+    return f"{problem['msg']}, got {problem['input']!r}"
+
+
+def line_of(raw: Any, at: KeyPath) -> int:
+    """The line of the key or item at `at`, or of the nearest section around it that the file has."""
+    node, line = raw, 0
+    for part in at:
+        try:
+            line = node.lc.key(part)[0] if isinstance(node, Mapping) else node.lc.item(part)[0]
+            node = node[part]
+        except (KeyError, IndexError, TypeError, AttributeError):
+            break
+    return int(line) + 1
+
+
+def _is_unknown(problem: Any) -> bool:
+    return problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+
+
+def _near(at: KeyPath, raw: Any, root: type) -> bool:
+    return "did you mean" in did_you_mean(str(at[-1]), _siblings(at, raw, root))
+
+
+def _key_path(problem: Any, raw: Any, root: type) -> KeyPath | None:
+    """Where in the file. None when the record speaks of a union member other than the one that the file names."""
+    at: list[str | int] = []
+    node: Any = raw
+    kind: Any = root
+    loc = problem["loc"]
+    for i, part in enumerate(loc):
+        members = _members(kind)
+        chosen = _chosen(members, node)
+        if isinstance(node, Mapping) and part in {m.__name__ for m in members}:
+            if chosen is None:  # every member complains; the one mistake is the name of the kind
+                tags = " or ".join(repr(tag) for m in members for tag in get_args(_field(m, "kind")))
+                problem.update(type="union_tag_invalid", ctx={"expected_tags": tags, "tag": node.get("kind")})
+                break
+            if chosen.__name__ != part:
+                return None
+            kind = chosen
+        elif isinstance(node, Mapping) and (part in node or i == len(loc) - 1 and not _is_tag(part, members)):
+            at.append(part)
+            kind, node = _field(chosen or kind, part), node.get(part)
+        elif isinstance(node, list) and isinstance(part, int):
+            at.append(part)
+            kind, node = Any, node[part]
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, RangeError):
+        at.append(cause.field)
+    elif problem["type"].startswith("union_tag"):
+        at.append("kind")
+    return tuple(at)
+
+
+def _siblings(at: KeyPath, raw: Any, root: type) -> list[str]:
+    """The keys that are valid beside the one at `at`."""
+    kind: Any = root
+    node: Any = raw
+    for part in at[:-1]:
+        kind, node = _field(_chosen(_members(kind), node) or kind, part), node[part]
+    kind = _chosen(_members(kind), node) or kind
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _field(kind: Any, name: str | int) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return next((field.type for field in dataclasses.fields(kind) if field.name == name), Any)
+    return get_args(kind)[1] if get_origin(kind) is dict else Any
+
+
+def _members(kind: Any) -> list[type]:
+    """The configuration classes of a (possibly annotated) union; none for anything else."""
+    while hasattr(kind, "__metadata__"):
+        kind = kind.__origin__
+    return [member for member in get_args(kind) if dataclasses.is_dataclass(member)]  # type: ignore[misc]
+
+
+def _chosen(members: list[type], node: Any) -> type | None:
+    """The member whose `kind` the file names."""
+    if not isinstance(node, Mapping):
+        return None
+    return next((member for member in members if _is_tag(node.get("kind"), [member])), None)
+
+
+def _is_tag(value: object, members: list[type]) -> bool:
+    return any(value in get_args(_field(member, "kind")) for member in members)

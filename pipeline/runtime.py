@@ -1,0 +1,104 @@
+"""Ray: connect to the cluster that `compute.address` names, or start one on this machine for the length of a stage."""
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from pipeline.config import ComputeConfig
+from pipeline.errors import UserError
+
+OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
+
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next poll; Ray's default is 2 s
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AUTH_MODE": "token",
+}
+
+
+@contextmanager
+def cluster(compute: ComputeConfig) -> Iterator[None]:
+    """Ray for the length of the block.
+
+    Raises:
+        UserError: the cluster at `compute.address` does not answer.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if compute.address is None:  # a private cluster: its token lives and dies with this process, in no file
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray  # reads the environment when it is imported
+
+    if ray.is_initialized():  # a caller's cluster, for instance that of a test
+        yield
+        return
+    options = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES} if not compute.address else {}
+    try:
+        ray.init(address=compute.address or "local", logging_level="warning", log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if compute.address is None:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"params.yaml: compute.address: no Ray cluster answers at {compute.address} ({reason}); "
+            "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def end_with_dvc() -> None:
+    """End this process when the `dvc` that started it ends: DVC leaves its stages running when it is killed."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    dvc = next((parent for parent in psutil.Process().parents() if "dvc" in " ".join(parent.cmdline()[:4])), None)
+    if dvc is not None:
+        threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
+
+
+def _watch(process: psutil.Process) -> None:
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    os._exit(143)
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process alone.
+
+    Raises:
+        UserError: another process that is still alive holds it.
+    """
+    import fcntl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{directory}: process {file.read().strip() or '(unknown)'} is working here; wait for it, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
