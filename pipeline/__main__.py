@@ -8,6 +8,7 @@ import argparse
 import ast
 import importlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.config import load_params
 from pipeline.errors import UserError, did_you_mean
 
 HERE = Path(__file__).parent
+TIMINGS = "seconds"  # a file for each stage, below compute.storage: wall-clock time enters no output of DVC
 
 
 def commands() -> dict[str, str]:
@@ -54,10 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         params = load_params()  # before anything slow is imported: a typo is reported in the first second
         if args.family is not None and args.family not in params.families:
-            raise UserError(
-                f"--family {args.family}: not under `families` in params.yaml{did_you_mean(args.family, params.families)}"
-            )
-        importlib.import_module(commands()[args.command]).main(params, args.family)
+            nearest = did_you_mean(args.family, params.families)
+            raise UserError(f"--family {args.family}: not under `families` in params.yaml{nearest}")
+        start = time.monotonic()
+        module = commands()[args.command]
+        importlib.import_module(module).main(params, args.family)
+        if module.startswith("pipeline.stages."):
+            name = args.command if args.family is None else f"{args.command}@{args.family}"
+            timing = Path(params.compute.storage) / TIMINGS / name
+            timing.parent.mkdir(parents=True, exist_ok=True)
+            timing.write_text(f"{time.monotonic() - start:.1f}\n")
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1

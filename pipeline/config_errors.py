@@ -16,7 +16,9 @@ _NOUNS = {"int": "an integer", "float": "a number", "string": "text", "bool": "t
 
 def explain(error: ValidationError, raw: Mapping[str, Any], root: type) -> Iterator[tuple[KeyPath, str]]:
     """Where in the file, and what is wrong, for each mistake; a misspelt key is reported once, not also as missing."""
-    found = [(at, problem) for problem in map(dict, error.errors()) if (at := _key_path(problem, raw, root)) is not None]
+    found = [
+        (at, problem) for problem in map(dict, error.errors()) if (at := _key_path(problem, raw, root)) is not None
+    ]
     misspelt = {at[:-1] for at, problem in found if _is_unknown(problem) and _near(at, raw, root)}
     for at, problem in found:
         if problem["type"] in ("missing", "missing_argument") and at[:-1] in misspelt:
@@ -85,7 +87,7 @@ def _key_path(problem: Any, raw: Any, root: type) -> KeyPath | None:
             if chosen.__name__ != part:
                 return None
             kind = chosen
-        elif isinstance(node, Mapping) and (part in node or i == len(loc) - 1 and not _is_tag(part, members)):
+        elif isinstance(node, Mapping) and (part in node or (i == len(loc) - 1 and not _is_tag(part, members))):
             at.append(part)
             kind, node = _field(chosen or kind, part), node.get(part)
         elif isinstance(node, list) and isinstance(part, int):

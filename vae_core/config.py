@@ -86,7 +86,7 @@ class VQVAEConfig(Strict):
     network: ConvConfig
     commitment_weight: float = 0.25
     ema_decay: float = 0.99
-    restart_below: float = 1.0
+    restart_below: float = 0.05
     likelihood: Likelihood = "gaussian"
 
     def __post_init__(self) -> None:
@@ -133,7 +133,8 @@ def model_from_dict(data: dict[str, Any]) -> ModelConfig:
     if "hidden" in network:
         network["hidden"] = tuple(network["hidden"])
     values["network"] = _build(_NETWORKS, network)
-    return _build(_MODELS, values)
+    model: ModelConfig = _build(_MODELS, values)
+    return model
 
 
 def _build(kinds: dict[str, Any], values: dict[str, Any]) -> Any:

@@ -1,0 +1,43 @@
+# `make repro`: set up, run the pipeline, print the results. `make test`: set up, lint, type-check, test.
+# Relative paths throughout, so that the checkout may lie in a folder with spaces.
+
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+.PHONY: help repro test check clean
+
+help:
+	@echo "make repro   install into .venv, run what changed of the pipeline, print the results"
+	@echo "make test    install into .venv, then lint, type-check and test"
+	@echo "make check   lint and type-check only"
+	@echo "make clean   remove .venv and caches of tools; data, models and results stay"
+
+repro: .venv/installed
+	@.venv/bin/python -m pipeline check
+	@.venv/bin/python -m dvc repro
+	@.venv/bin/python -m pipeline summary
+
+test: check
+	@.venv/bin/python -m pytest
+
+check: .venv/tested
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m mypy
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# A stamp is written last, so an installation that was broken off is taken up again.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "error: Python 3.11 to 3.13 is needed, %s is %d.%d; name another: make PYTHON=python3.12" % (sys.executable, *v))'
+	@echo "installing into .venv (about two minutes the first time)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e .
+	@touch $@
+
+.venv/tested: .venv/installed
+	@echo "installing what the tests need"
+	@.venv/bin/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[test]'
+	@touch $@

@@ -1,0 +1,63 @@
+"""artifacts/F: everything that is needed to use the best model elsewhere."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline import files
+from pipeline.config import ExportConfig
+from pipeline.data.loader import Split
+from pipeline.evaluate.models import open_model
+from pipeline.export.onnx import parts, write
+from pipeline.export.parity import parity
+from vae_core.likelihoods import observe
+from vae_core.noise import Noise
+from vae_core.serialize import CONFIG, WEIGHTS
+
+
+def export(
+    family: str, model_folder: Path, scores: dict[str, Any], split: Split, config: ExportConfig, out: Path
+) -> None:
+    """Write the artifacts of one family's best model, or nothing.
+
+    Raises:
+        UserError: an ONNX file does not compute what the torch model computes.
+    """
+    model = open_model(model_folder)
+    rows = np.arange(min(config.parity_images, len(split)))
+    images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(split.images(rows), -1, 1)))
+    found = split.labels(rows)
+    labels = None if found is None else torch.from_numpy(found)
+    noise = Noise(seed=0, scope="export", step=0, position=torch.arange(len(rows)), rows=len(rows))
+    with files.new_directory(out) as temporary:
+        with torch.no_grad():
+            exported = parts(model, observe(images, model.config.likelihood, noise), labels)
+        for name, part in exported.items():
+            write(part, temporary / f"{name}.onnx")
+        agreement = parity(model, exported, temporary, tolerance=config.tolerance)
+        for name in (WEIGHTS, CONFIG):
+            shutil.copyfile(model_folder / name, temporary / name)
+        metrics = {**scores, "parity": agreement}
+        files.write_json(temporary / "metrics.json", metrics)
+        described = files.read_json(model_folder / CONFIG)
+        files.write_text(temporary / "README.md", _card(family, described, metrics, split))
+
+
+def _card(family: str, described: dict[str, Any], metrics: dict[str, Any], split: Split) -> str:
+    environment = Environment(
+        loader=PackageLoader("pipeline.export", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("card.md").render(
+        family=family,
+        model=described["model"],
+        data=described["data"],
+        lineage=described["lineage"],
+        source=split.manifest.source,
+        counts=split.manifest.counts,
+        test=metrics["best"]["test"],
+        parity=metrics["parity"],
+    )

@@ -1,0 +1,172 @@
+"""What the earlier stages left, read once. A missing or damaged file is an error that names it and the remedy."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline.errors import UserError
+
+Row = Mapping[str, str]
+
+CURVES = (
+    "epoch",
+    "train_neg_elbo_nats",
+    "train_distortion_nats",
+    "train_rate_nats",
+    "val_neg_elbo_nats",
+    "val_distortion_nats",
+    "val_rate_nats",
+)
+TRIALS = ("trial", "status", "epochs", "val_neg_elbo_nats", "val_distortion_nats", "val_rate_nats", "best")
+FIGURES = ("reconstructions", "samples", "interpolation", "codes")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A PNG as it lies on the disk, with its size in pixels."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What data/dataset.json says. `image` is height, width, channels."""
+
+    name: str
+    image: tuple[int, int, int]
+    classes: Sequence[str]
+    counts: Mapping[str, int]
+    quarantined: Mapping[str, int]
+    rows_in: int
+    rows_prepared: int
+    rows_quarantined: int
+    duplicate_images: int
+    test_images_also_in_train: int
+    files: Mapping[str, str]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Everything that was computed for one family."""
+
+    name: str
+    curves: Sequence[Row]
+    trials: Sequence[Row]
+    sweep: Picture
+    metrics: Mapping[str, Mapping[str, Any]]
+    figures: Mapping[str, Picture]
+    model: Mapping[str, Any]
+    lineage: Mapping[str, str]
+    parity: Mapping[str, Any]
+    artifact: Sequence[tuple[str, int]]
+
+
+def read_dataset(root: Path) -> Dataset:
+    """The one place that knows the keys of data/dataset.json."""
+    file = Json.read(root, "data/dataset.json")
+    image = file.at("image")
+    return Dataset(
+        name=str(file.at("name")),
+        image=(image["height"], image["width"], image["channels"]),
+        classes=tuple(map(str, file.at("classes") or ())),
+        counts=file.at("counts"),
+        quarantined=file.at("quarantined"),
+        rows_in=file.at("rows_in"),
+        rows_prepared=file.at("rows_prepared"),
+        rows_quarantined=file.at("rows_quarantined"),
+        duplicate_images=file.at("duplicate_images"),
+        test_images_also_in_train=file.at("test_images_also_in_train"),
+        files=file.at("files"),
+        digest=str(file.at("digest")),
+    )
+
+
+def read_family(name: str, root: Path) -> Family:
+    results = Json.read(root, f"results/evaluate/{name}.json")
+    config = Json.read(root, f"artifacts/{name}/config.json")
+    return Family(
+        name=name,
+        curves=_table(root, f"results/train/{name}/curves.tsv", "\t", CURVES),
+        trials=_table(root, f"results/tune/{name}/trials.csv", ",", TRIALS),
+        sweep=_picture(root, f"results/tune/{name}/rate_distortion.png"),
+        metrics={which: results.at(which, "test") for which in ("baseline", "best")},
+        figures=dict(_figures(root, f"results/evaluate/{name}")),
+        model=config.at("model"),
+        lineage=config.at("lineage"),
+        parity=Json.read(root, f"artifacts/{name}/metrics.json").at("parity"),
+        artifact=_sizes(root / "artifacts" / name),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A JSON file that knows its name, so that a key it lacks is reported with it."""
+
+    name: str
+    content: Any
+
+    @classmethod
+    def read(cls, root: Path, name: str) -> "Json":
+        try:
+            return cls(name, json.loads(_bytes(root, name)))
+        except ValueError as error:
+            raise _damaged(name, f"not valid JSON ({error})") from None
+
+    def at(self, *keys: str) -> Any:
+        node = self.content
+        for depth, key in enumerate(keys, start=1):
+            if not isinstance(node, dict) or key not in node:
+                raise _damaged(self.name, f"no key {'.'.join(keys[:depth])!r}")
+            node = node[key]
+        return node
+
+
+def _bytes(root: Path, name: str) -> bytes:
+    try:
+        return (root / name).read_bytes()
+    except OSError:
+        raise UserError(f"{name}: no such file, and the report shows it; make it with `dvc repro`") from None
+
+
+def _damaged(name: str, why: str) -> UserError:
+    return UserError(f"{name}: {why}; delete the file and make it again with `dvc repro`")
+
+
+def _table(root: Path, name: str, delimiter: str, columns: Sequence[str]) -> list[Row]:
+    text = _bytes(root, name).decode("utf-8", errors="replace")
+    rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+    if not rows:
+        raise _damaged(name, "it holds no rows")
+    if missing := [column for column in columns if rows[0].get(column) is None]:
+        raise _damaged(name, f"no column {missing[0]!r}")
+    return list(rows)
+
+
+def _figures(root: Path, folder: str) -> Iterator[tuple[str, Picture]]:
+    for figure in FIGURES:
+        if (root / folder / f"{figure}.png").exists():
+            yield figure, _picture(root, f"{folder}/{figure}.png")
+
+
+def _picture(root: Path, name: str) -> Picture:
+    data = _bytes(root, name)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            return Picture(data, image.width, image.height)
+    except OSError:
+        raise _damaged(name, "not a PNG image") from None
+
+
+def _sizes(folder: Path) -> list[tuple[str, int]]:
+    """Name and bytes of each file, by name; hidden files are not the artifact's."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return [(name, files[name].stat().st_size) for name in sorted(files) if not name.startswith(".")]

@@ -1,0 +1,183 @@
+"""What the page shows of one family: its files turned into titles, rows and charts for the template."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from pipeline.report.figures import curve_chart
+from pipeline.report.inputs import TRIALS, Family, Row
+from pipeline.report.vocabulary import ABSENT, FILES, METRICS, NATS, PARITY, figure, in_order, is_number, written
+
+CHARTS = {"neg_elbo": "Negative ELBO, β = 1", "distortion": "Distortion", "rate": "Rate"}
+
+CAPTIONS = {
+    "reconstructions": (
+        "Reconstructions",
+        "Test images and what the best model makes of them. Blur is distortion the rate did not pay for.",
+    ),
+    "samples": ("Samples", "Codes drawn from the prior and decoded: what the model believes the data look like."),
+    "interpolation": (
+        "Interpolation",
+        "Straight lines between the codes of two test images. In-between images should stay plausible.",
+    ),
+    "codes": ("Codes", "Test images, the codes they become, shown by number, and the images decoded from those codes."),
+}
+
+KINDS = {"vae": "Variational autoencoder", "vqvae": "Vector-quantised autoencoder"}
+
+
+def family_section(family: Family) -> Mapping[str, Any]:
+    slug = "family-" + re.sub(r"[^A-Za-z0-9_-]+", "-", family.name)
+    swept = [column for column in family.trials[0] if column not in TRIALS]
+    return {
+        "name": family.name,
+        "slug": slug,
+        "summary": summary(family.model),
+        "likelihood": family.model.get("likelihood", ""),
+        "conditional": family.model.get("condition", "none") != "none",
+        "vector_quantised": family.model.get("kind") == "vqvae",
+        "headline": _headline(family),
+        "charts": list(_charts(family, slug)),
+        "epochs": len(family.curves),
+        "sampled": "samples" in family.figures,
+        "figures": [(*CAPTIONS[name], picture) for name, picture in family.figures.items()],
+        "sweep": family.sweep,
+        "swept": swept,
+        "trials": [_trial(row, swept) for row in sorted(family.trials, key=_trained_longest_then_lowest)],
+        "baseline_won": any(row["best"] == "true" and row["status"] == "baseline" for row in family.trials),
+        "metrics": list(_comparison(family.metrics)),
+        "config": list(_configuration(family, swept)),
+        "parity": [(metric, figure(family.parity[key], metric.decimals)) for key, metric in _numbers(family.parity)],
+        "artifact": [{"name": name, "bytes": count, "what": FILES.get(name, "")} for name, count in family.artifact],
+        "lineage": family.lineage,
+    }
+
+
+def summary(model: Mapping[str, Any]) -> str:
+    """One line on the model: Variational autoencoder, 20 latent dimensions, β = 1, ..."""
+    network = model.get("network", {})
+    parts = [
+        KINDS.get(model.get("kind", ""), str(model.get("kind", "model"))),
+        "{latent_dim} latent dimensions" if "latent_dim" in model else "",
+        "β = {beta:g}" if "beta" in model else "",
+        "{num_codes} codes of {code_dim} dimensions" if {"num_codes", "code_dim"} <= set(model) else "",
+        f"{network['kind']} network" if "kind" in network else "",
+        "{likelihood} likelihood" if "likelihood" in model else "",
+        "given the {condition}" if model.get("condition", "none") != "none" else "",
+    ]
+    return ", ".join(part.format(**model) for part in parts if part)
+
+
+def _headline(family: Family) -> Mapping[str, Markup]:
+    baseline, best = family.metrics["baseline"], family.metrics["best"]
+    return {
+        "baseline": figure(baseline.get("neg_elbo_nats"), 2),
+        "best": figure(best.get("neg_elbo_nats"), 2),
+        "difference": _difference("neg_elbo_nats", baseline, best)[0],
+        "nll": figure(best.get("nll_nats"), 2),
+        "nll_error": figure(best.get("nll_standard_error_nats"), 2) if "nll_nats" in best else Markup(""),
+        "nll_samples": figure(best.get("nll_samples"), -1),
+        "mse": figure(best.get("mse"), 5),
+    }
+
+
+def _charts(family: Family, slug: str) -> Iterator[Mapping[str, Any]]:
+    epochs = [int(row["epoch"]) for row in family.curves]
+    for key, label in CHARTS.items():
+        train = [_number(row, f"train_{key}_nats") for row in family.curves]
+        validation = [_number(row, f"val_{key}_nats") for row in family.curves]
+        yield {
+            "label": label,
+            "svg": curve_chart(epochs, train, validation, name=f"{slug}-{key}"),
+            "last": figure(validation[-1], 2),
+            "alt": f"{label} of {family.name} in {NATS}, epochs {epochs[0]} to {epochs[-1]}: "
+            f"training from {written(train[0], 2)} to {written(train[-1], 2)}, "
+            f"validation from {written(validation[0], 2)} to {written(validation[-1], 2)}.",
+        }
+
+
+def _trained_longest_then_lowest(row: Row) -> tuple[float, float]:
+    """Trials stopped early compare only among themselves, so they come after those that went on."""
+    epochs, value = _number(row, "epochs"), _number(row, "val_neg_elbo_nats")
+    return (-epochs, value) if math.isfinite(value) else (math.inf, math.inf)
+
+
+def _trial(row: Row, swept: Sequence[str]) -> Mapping[str, Any]:
+    values = [figure(_number(row, f"val_{key}_nats"), 2) for key in CHARTS]
+    return {
+        "name": row["trial"],
+        "status": row["status"],
+        "epochs": row["epochs"],
+        "settings": [row[key].replace("-", "−") if _is_numeral(row[key]) else row[key] for key in swept],
+        "values": values,
+        "best": row["best"] == "true",
+    }
+
+
+def _comparison(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """A row for each number that either model has."""
+    baseline, best = metrics["baseline"], metrics["best"]
+    for key, metric in _numbers({**baseline, **best}):
+        difference, verdict = _difference(key, baseline, best) if metric.compared else (Markup(""), "")
+        yield {
+            "metric": metric,
+            "baseline": figure(baseline.get(key), metric.decimals),
+            "best": figure(best.get(key), metric.decimals),
+            "difference": difference,
+            "verdict": verdict,
+        }
+
+
+def _difference(key: str, baseline: Mapping[str, Any], best: Mapping[str, Any]) -> tuple[Markup, str]:
+    """Best minus baseline, and whether that is better or worse where the metric has a direction."""
+    old, new, metric = baseline.get(key), best.get(key), METRICS.get(key)
+    if old is None or new is None or not (is_number(old) and is_number(new)):
+        return ABSENT, ""
+    decimals = metric.decimals if metric else 4
+    verdict = ""
+    if metric and metric.better and old != new:
+        verdict = "better" if (new < old) == (metric.better == "lower") else "worse"
+    return figure(new - old, decimals, signed=True), verdict
+
+
+def _configuration(family: Family, swept: Sequence[str]) -> Iterator[Mapping[str, str]]:
+    """Each key of the model, and the baseline's value where the sweep could change it."""
+    baseline: Row = next((row for row in family.trials if row["status"] == "baseline"), {})
+    for key, value in _flat(family.model):
+        given = baseline.get(key, "") if key in swept else ""
+        yield {"key": key, "value": _text(value), "baseline": given, "swept": "swept" if key in swept else ""}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The numeric entries with what is known of them, in a fixed order."""
+    return in_order((key for key, value in values.items() if is_number(value)), {**METRICS, **PARITY})
+
+
+def _number(row: Row, column: str) -> float:
+    try:
+        return float(row[column])
+    except ValueError:
+        return math.nan
+
+
+def _is_numeral(text: str) -> bool:
+    return re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) is not None

@@ -1,0 +1,16 @@
+"""write one family's best model as safetensors and ONNX with a model card -> artifacts/F"""
+
+from pipeline import files, runtime
+from pipeline.config import Params
+from pipeline.data.loader import open_split
+from pipeline.export.artifacts import export
+from pipeline.progress import say
+from pipeline.stages import ARTIFACTS, MODELS, RESULTS, SHARDS, required
+
+
+def main(params: Params, family: str | None) -> None:
+    runtime.end_with_dvc()
+    family = required(family)
+    scores = files.read_json(RESULTS / "evaluate" / f"{family}.json")
+    export(family, MODELS / family / "best", scores, open_split(SHARDS, "test"), params.export, ARTIFACTS / family)
+    say(f"artifacts: {ARTIFACTS / family}")

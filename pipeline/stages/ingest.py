@@ -1,0 +1,14 @@
+"""fetch, verify and check the images, divide them into splits -> data/prepared"""
+
+from pathlib import Path
+
+from pipeline import progress, runtime
+from pipeline.config import Params
+from pipeline.data.ingest import ingest
+
+
+def main(params: Params, family: str | None) -> None:
+    runtime.end_with_dvc()
+    facts = ingest(params.data, Path(params.compute.downloads), Path("data"))
+    counts = ", ".join(f"{split} {count:,}" for split, count in facts["counts"].items())
+    progress.say(f"{facts['name']}: {counts}; {facts['rows_quarantined']:,} of {facts['rows_in']:,} rows quarantined")

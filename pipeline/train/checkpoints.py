@@ -1,0 +1,77 @@
+"""Checkpoints of a run: a directory each, complete or absent. No pickle."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline import files
+from vae_core.serialize import dump_tensors
+
+KEEP = 2  # the newest, and the one before in case the newest was damaged
+DIGESTS = "digests.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: every file is there and has its digest."""
+
+    path: Path
+    state: dict[str, Any]
+
+    def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Put weights and optimizer back as they were."""
+        model.load_state_dict(load((self.path / "model.safetensors").read_bytes()))
+        _restore_optimizer(optimizer, load((self.path / "optimizer.safetensors").read_bytes()))
+
+
+def save(directory: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of `step` and drop those older than the last `KEEP`."""
+    contents = {
+        "model.safetensors": dump_tensors(model.state_dict()),
+        "optimizer.safetensors": dump_tensors(_optimizer_tensors(optimizer)),
+        "state.json": json.dumps({"step": step, **state}, allow_nan=False).encode(),
+    }
+    path = directory / f"step-{step:09d}"
+    with files.new_directory(path) as temporary:
+        for name, data in contents.items():
+            (temporary / name).write_bytes(data)
+        files.write_json(temporary / DIGESTS, {name: files.sha256(temporary / name) for name in contents})
+    for old in _paths(directory)[:-KEEP]:
+        shutil.rmtree(old)
+    return path
+
+
+def latest(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint that is complete and undamaged; damaged ones are passed over."""
+    for path in reversed(_paths(directory)):
+        try:
+            digests = files.read_json(path / DIGESTS)
+            if all(files.sha256(path / name) == digest for name, digest in digests.items()):
+                return Checkpoint(path, files.read_json(path / "state.json"))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _paths(directory: Path) -> list[Path]:
+    return sorted(directory.glob("step-*"))
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,174 @@
+"""The training loop. One function, which runs in this process, as a Ray Train worker, and inside a Tune trial."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from pipeline.data.loader import Loader, Split, open_split
+from pipeline.errors import UserError
+from pipeline.train import checkpoints
+from pipeline.train.run import TrainRun
+from pipeline.train.tracking import MetricLog
+from vae_core import distributed
+from vae_core.batch import Batch
+from vae_core.config import DataSpec
+from vae_core.metrics.means import Means
+from vae_core.models import Model, build_model
+from vae_core.noise import Noise
+from vae_core.schedules import one_cycle
+from vae_core.training import NonFiniteGradient, eval_step, make_optimizer, train_step, unwrap
+
+VALIDATION_BATCH = 512
+LOG_EVERY_STEPS = 100
+
+OnEpoch: TypeAlias = Callable[[int, dict[str, float]], None]
+
+
+def train(
+    run: TrainRun,
+    directory: Path,
+    *,
+    on_epoch: OnEpoch,
+    checkpoint_every_steps: int,
+    device: torch.device | None = None,
+    epochs: int | None = None,
+) -> None:
+    """Train `run` to the end, or to `epochs`, resuming from the newest checkpoint in `directory`.
+
+    Every rank calls it. `on_epoch(epoch, validation figures)` is called on every rank after each epoch, once its
+    checkpoint is on disk, and for the epochs that an earlier attempt finished, before training goes on.
+
+    Raises:
+        UserError: the shards are damaged, the model does not fit the data, or the gradient is not finite.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loop = _Loop(run, directory, device, checkpoint_every_steps)
+    for epoch, figures in enumerate(loop.resume()):
+        on_epoch(epoch, figures)
+    while loop.epochs_done < (epochs or run.train.epochs):
+        epoch = loop.epochs_done
+        on_epoch(epoch, loop.epoch(epoch))
+
+
+class _Loop:
+    """The state of one rank."""
+
+    def __init__(self, run: TrainRun, directory: Path, device: torch.device, checkpoint_every_steps: int) -> None:
+        self.run, self.config, self.device = run, run.train, device
+        self.checkpoint_every_steps = checkpoint_every_steps
+        self.checkpoints = directory / "checkpoints"
+        self.log = MetricLog(directory)
+        self.loader = _loader(open_split(run.shards, "train"), run)
+        self.validation = _loader(open_split(run.shards, "val"), run)
+        self.total_steps = run.train.epochs * self.loader.steps_per_epoch
+        self.core = build(run, self.loader.split.spec).to(device)
+        self.optimizer: Optimizer = make_optimizer(self.core, learning_rate=run.train.learning_rate)
+        self.model: nn.Module = self.core
+        self.means = Means()
+        self.step = 0
+
+    @property
+    def epochs_done(self) -> int:
+        return self.step // self.loader.steps_per_epoch
+
+    def resume(self) -> list[dict[str, float]]:
+        """Restore the newest checkpoint, the same one on every rank. Returns the figures of the epochs it ends."""
+        found = checkpoints.latest(self.checkpoints)
+        step = distributed.from_rank_zero(found.state["step"] if found else 0)
+        if step > 0:
+            if found is None or found.state["step"] != step:
+                raise UserError(f"{self.checkpoints}: rank 0 sees a checkpoint of step {step}, another rank does not; "
+                                "compute.storage must be on storage that every node shares")  # fmt: skip
+            found.restore(self.core, self.optimizer)
+            self.loader.load_state_dict(found.state["loader"])
+            if distributed.rank() == 0:
+                self.means.load_state_dict(found.state["means"])
+        self.step = step
+        if distributed.rank() == 0:
+            self.log.rewind(step)
+        distributed.barrier()
+        self.model = distributed.data_parallel(self.core, self.device)
+        return self.log.epochs()
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Finish an epoch from where the run stands, validate, write a checkpoint."""
+        steps = self.loader.steps_per_epoch
+        self.model.train()
+        for batch in self.loader.epoch(epoch, first_step=self.step - epoch * steps):
+            self._train_step(batch.to(self.device))
+            if self.step % steps and self.step % LOG_EVERY_STEPS == 0:
+                self._write(epoch, "train", self.means.compute())
+            if self.step % steps and self.step % self.checkpoint_every_steps == 0:
+                self._save(epoch)
+        self._write(epoch, "train", self.means.compute())
+        figures = evaluate(unwrap(self.model), self.validation, seed=self.config.seed, device=self.device)
+        self._write(epoch, "val", figures)
+        self.means = Means()
+        self._save(epoch + 1)
+        return figures
+
+    def _train_step(self, batch: Batch) -> None:
+        rate = one_cycle(self.step, total_steps=self.total_steps, peak=self.config.learning_rate,
+                         warmup_fraction=self.config.warmup_fraction)  # fmt: skip
+        noise = Noise.of(batch, seed=self.config.seed, scope="train", step=self.step)
+        try:
+            terms = train_step(self.model, batch, self.optimizer, noise=noise, learning_rate=rate,
+                               max_grad_norm=self.config.max_grad_norm)  # fmt: skip
+        except NonFiniteGradient as error:
+            raise UserError(
+                f"step {self.step + 1}: {error}; lower train.learning_rate or train.max_grad_norm in params.yaml"
+            ) from None
+        self.means.add(terms.parts, batch.weight)
+        self.step += 1
+
+    def _write(self, epoch: int, split: str, values: dict[str, float]) -> None:
+        if distributed.rank() == 0:
+            samples = epoch * len(self.loader.split) + min(
+                (self.step - epoch * self.loader.steps_per_epoch) * self.config.global_batch_size,
+                len(self.loader.split),
+            )
+            self.log.write(step=self.step, epoch=epoch, samples=samples, split=split, values=values)
+
+    def _save(self, epoch: int) -> None:
+        means = self.means.state_dict()
+        if distributed.rank() == 0:
+            state = {"epoch": epoch, "loader": self.loader.state_dict(), "means": means, "run": self.run.lineage}
+            checkpoints.save(self.checkpoints, self.step, self.core, self.optimizer, state)
+        distributed.barrier()
+
+
+def build(run: TrainRun, data: DataSpec) -> Model:
+    """The run's model with its initial weights.
+
+    Raises:
+        UserError: the model does not fit the data.
+    """
+    try:
+        return build_model(run.model, data, seed=run.train.seed)
+    except ValueError as error:
+        raise UserError(f"params.yaml: models: {error}") from None
+
+
+def evaluate(model: Model, loader: Loader, *, seed: int, device: torch.device) -> dict[str, float]:
+    """The parts of the objective, averaged over the loader's whole split and all ranks."""
+    means = Means()
+    model.eval()
+    for step, batch in enumerate(loader.sequential(VALIDATION_BATCH)):
+        noise = Noise.of(batch.to(device), seed=seed, scope=loader.split.name, step=step)
+        means.add(eval_step(model, batch.to(device), noise), batch.to(device).weight)
+    return means.compute()
+
+
+def _loader(split: Split, run: TrainRun) -> Loader:
+    return Loader(
+        split,
+        seed=run.train.seed,
+        window_shards=run.train.window_shards,
+        global_batch_size=run.train.global_batch_size,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )

@@ -1,0 +1,167 @@
+"""A tiny project folder with real files: what a finished `dvc repro` leaves, in miniature."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline.config import ReportConfig
+
+FAMILIES = ("vae", "cvae", "vqvae")
+CONFIG = ReportConfig(title="Digits, three ways", data_images=8)
+SWEPT: Mapping[str, tuple[str, ...]] = {
+    "vae": ("beta", "latent_dim"),
+    "cvae": ("beta", "latent_dim"),
+    "vqvae": ("num_codes", "code_dim"),
+}
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    "vae": {
+        "kind": "vae",
+        "latent_dim": 15,
+        "network": {"kind": "mlp", "hidden": [400, 400], "activation": "relu"},
+        "beta": 0.75,
+        "likelihood": "bernoulli",
+        "condition": "none",
+    },
+    "vqvae": {
+        "kind": "vqvae",
+        "num_codes": 256,
+        "code_dim": 8,
+        "network": {"kind": "conv", "channels": 32, "downsamples": 2, "residual_blocks": 1, "activation": "relu"},
+        "commitment_weight": 0.25,
+        "likelihood": "gaussian",
+    },
+}
+MODELS = {**MODELS, "cvae": {**MODELS["vae"], "condition": "label"}}
+
+
+class Digits:
+    """The part of pipeline.data's split that the report uses, over scikit-learn's digits."""
+
+    def __init__(self) -> None:
+        digits = load_digits()
+        self._images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+        self._labels = digits.target.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        return self._images[rows]
+
+    def labels(self, rows: np.ndarray) -> np.ndarray | None:
+        return self._labels[rows]
+
+
+def write_project(root: Path) -> None:
+    """Everything the report reads, but for the shards themselves: their place is taken by `Digits`."""
+    write_json(root / "data/shards/manifest.json", {})
+    write_json(root / "data/dataset.json", dataset())
+    for number, family in enumerate(FAMILIES):
+        write_family(root, family, number)
+
+
+def dataset() -> dict[str, Any]:
+    return {
+        "name": "digits",
+        "files": {"digits.csv.gz": "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"},
+        "image": {"height": 8, "width": 8, "channels": 1},
+        "classes": [str(digit) for digit in range(10)],
+        "counts": {"train": 1297, "val": 160, "test": 180},
+        "quarantined": {"duplicate of a row in another split": 2},
+        "rows_in": 1639,
+        "rows_prepared": 1637,
+        "rows_quarantined": 2,
+        "duplicate_images": 1,
+        "test_images_also_in_train": 0,
+        "digest": "5d41402abc4b2a76b9719d911017c592ae4f7a2c4d1f3b5e8c9a0b1c2d3e4f50",
+    }
+
+
+def metrics(family: str, number: int) -> dict[str, dict[str, dict[str, float | int]]]:
+    def of(shift: float) -> dict[str, float | int]:
+        if family == "vqvae":
+            return {
+                "rows": 180,
+                "neg_elbo_nats": -412.73519 + shift,
+                "distortion_nats": -490.3667 + shift,
+                "rate_nats": 77.63151,
+                "mse": 0.0041127,
+                "codebook_used_fraction": 0.9921875,
+                "codebook_perplexity": 101.53,
+            }
+        return {
+            "rows": 180,
+            "neg_elbo_nats": 101.26418 - 4 * number + shift,
+            "distortion_nats": 75.1188 - 4 * number + shift,
+            "rate_nats": 26.14538,
+            "nll_nats": 96.86132 - 4 * number + shift,
+            "nll_standard_error_nats": 0.2517,
+            "nll_samples": 100,
+            "mse": 0.0100731 + shift / 1000,
+            "active_units": 15,
+            "bits_back_overhead": 0.125,
+        }
+
+    return {"baseline": {"test": of(2.61733)}, "best": {"test": of(0.0)}}
+
+
+def write_family(root: Path, family: str, number: int) -> None:
+    results = metrics(family, number)
+    write(root / f"results/train/{family}/curves.tsv", curves(family == "vqvae"))
+    write(root / f"results/tune/{family}/trials.csv", trials(SWEPT[family]))
+    picture(root / f"results/tune/{family}/rate_distortion.png", 640, 400)
+    write_json(root / f"results/evaluate/{family}.json", results)
+    for name in ("reconstructions", "interpolation", "codes" if family == "vqvae" else "samples"):
+        picture(root / f"results/evaluate/{family}/{name}.png", 640, 200)
+    fingerprints = {"data": dataset()["digest"], "params": f"{number}f0e1d2c3b4a5968", "code": "0123456789abcdef"}
+    spec = {"channels": 1, "height": 8, "width": 8, "num_classes": 10}
+    write_json(
+        root / f"artifacts/{family}/config.json", {"model": MODELS[family], "data": spec, "lineage": fingerprints}
+    )
+    parity = {"encoder_max_abs_difference": 2.384e-06, "decoder_max_abs_difference": 7.15e-06, "images": 180}
+    write_json(root / f"artifacts/{family}/metrics.json", {**results, "parity": parity})
+    write(root / f"artifacts/{family}/decoder.onnx", "o" * 2345)
+
+
+def curves(shifted: bool) -> str:
+    names = [f"{split}_{part}_nats" for split in ("train", "val") for part in ("neg_elbo", "distortion", "rate")]
+    lines = ["\t".join(("epoch", "step", "train_loss_nats", *names))]
+    for epoch in range(1, 11):
+        rate, distortion = 26.0 - 12 / epoch, 74.0 + 60 / epoch - (560 if shifted else 0)
+        train = (rate + distortion, distortion, rate)
+        values = (train[0], *train, train[0] + 1.4 - 3 / epoch, distortion + 1.2 - 3 / epoch, rate + 0.2)
+        lines.append("\t".join((str(epoch), str(epoch * 11), *(f"{value:.6f}" for value in values))))
+    return "\n".join(lines) + "\n"
+
+
+def trials(swept: tuple[str, ...]) -> str:
+    figures = ("val_neg_elbo_nats", "val_distortion_nats", "val_rate_nats")
+    lines = [",".join(("trial", "status", "epochs", *swept, *figures, "best"))]
+    for number in range(7):
+        status = "baseline" if number == 0 else "completed" if number < 4 else "stopped"
+        epochs = 10 if number < 4 else 3 if number == 4 else 1
+        value = 104.5 - 1.1 * number if number < 4 else 120.0 + number
+        name = "baseline" if number == 0 else f"trial-{number}"
+        best = str(number == 3).lower()
+        lines.append(f"{name},{status},{epochs},0.{number + 2},{10 + 5 * number},{value},{value - 25.5},25.5,{best}")
+    return "\n".join(lines) + "\n"
+
+
+def picture(path: Path, width: int, height: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    Image.fromarray(np.broadcast_to(ramp, (height, width))).save(path)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write(path, json.dumps(value))

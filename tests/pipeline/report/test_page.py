@@ -1,0 +1,215 @@
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_project import CONFIG, FAMILIES, Digits, dataset, metrics, write, write_json
+
+from pipeline.config import ReportConfig, load_params
+from pipeline.errors import UserError
+from pipeline.report.page import render_report
+from pipeline.stages import report as stage
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, in order; unbalanced tags and repeated ids are an error."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_page_refers_to_nothing_outside_itself(html: str) -> None:
+    page = Page(html)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "iframe", "object", "embed", "base", "source"}
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "action"):
+            value = attributes.get(name, "data:")
+            assert value.startswith("data:") or value[1:] in ids, (tag, value)
+    assert re.findall(r"url\((?!#)|@import", html) == []
+    assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(ids)
+
+
+def test_content_policy_forbids_requests(html: str) -> None:
+    policies = [meta["content"] for meta in Page(html).all("meta") if "http-equiv" in meta]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_every_figure_is_inlined_and_described(html: str, root: Path) -> None:
+    page = Page(html)
+    pictures = page.all("img")
+    files = [*root.glob("results/evaluate/*/*.png"), *root.glob("results/tune/*/*.png")]
+    assert len(pictures) == len(files) + 1  # and the gallery of the data
+    assert all(len(picture["alt"]) > 20 for picture in pictures)
+    charts = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
+    assert len(charts) == len(page.all("svg")) == 3 * len(FAMILIES)
+    assert all("training from" in chart["aria-label"] for chart in charts)
+
+
+def test_bytes_are_stable_and_free_of_the_machine(html: str, root: Path) -> None:
+    assert render_report(FAMILIES, CONFIG, root) == html
+    assert str(root) not in html
+    assert "matplotlib" not in html
+    assert re.findall(r"20\d\d-\d\d-\d\d", html) == []
+
+
+def test_chart_ignores_the_users_matplotlib_settings(html: str, root: Path) -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"lines.linewidth": 9, "font.size": 30, "axes.facecolor": "red"}):
+        assert render_report(FAMILIES, CONFIG, root) == html
+
+
+def test_headings_descend_one_level_at_a_time(html: str) -> None:
+    levels = [int(tag[1]) for tag, _ in Page(html).elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_every_table_header_has_a_scope(html: str) -> None:
+    headers = Page(html).all("th")
+    assert headers
+    assert {header.get("scope") for header in headers} == {"col", "row", "colgroup"}
+
+
+@pytest.mark.parametrize("number", range(len(FAMILIES)))
+def test_every_test_metric_appears_exactly(html: str, number: int) -> None:
+    for model in metrics(FAMILIES[number], number).values():
+        for value in model["test"].values():
+            assert f'<data value="{value}">' in html
+
+
+def test_numbers_are_rounded_with_a_true_minus_sign(html: str) -> None:
+    assert '<data value="101.26418">101.26</data>' in html
+    assert ">−412.74</data>" in html
+    assert re.search(r">−2\.62</data> <small class=\"better\">better</small>", html)
+    assert ">1,297</data>" in html
+
+
+def test_unknown_metrics_come_after_the_known_ones(html: str) -> None:
+    table = html[html.index("Test metrics of vae") :]
+    rows = re.findall(r'<th scope="row">([^<]+?) <span', table[: table.index("</table>")])
+    assert rows[0] == "Negative ELBO, β = 1"
+    assert rows[-1] == "Bits back overhead"
+
+
+def test_best_trial_is_marked_and_first(html: str) -> None:
+    for table in re.findall(r"Trials of \w+; the best is marked.*?</table>", html, flags=re.DOTALL):
+        names = re.findall(r'<th scope="row"><span class="name">([^<]+)', table)
+        assert names == ["trial-3", "trial-2", "trial-1", "baseline", "trial-4", "trial-5", "trial-6"]
+        assert re.findall(r'<tr class="best">\s*<th scope="row"><span class="name">([^<]+)', table) == ["trial-3"]
+
+
+def test_each_family_says_what_its_nats_are_of(html: str) -> None:
+    sections = dict(zip(FAMILIES, re.split(r'<section id="family-', html)[1:], strict=True))
+    assert [name for name in FAMILIES if "Nats of a density" in sections[name]] == ["vqvae"]
+    assert [name for name in FAMILIES if "Nats of binary pixels" in sections[name]] == ["vae", "cvae"]
+    assert [name for name in FAMILIES if "Conditional." in sections[name]] == ["cvae"]
+
+
+def test_lineage_and_artifact_sizes_are_shown(html: str) -> None:
+    assert dataset()["digest"] in html
+    assert "2f0e1d2c3b4a5968" in html
+    assert "2.3 kB" in html
+    assert "7.15e−06" in html
+
+
+def test_gallery_counts_the_rows_of_each_class(html: str) -> None:
+    counts = np.bincount(Digits().labels(np.arange(len(Digits()))))
+    for name, count in enumerate(counts):
+        assert f'<li><span>{name}</span><small><data value="{count}">{count}</data></small></li>' in html
+
+
+def test_titles_and_names_from_files_are_escaped(root: Path) -> None:
+    hostile = "<script>alert('x')</script>"
+    write_json(root / "data/dataset.json", {**dataset(), "name": hostile, "quarantined": {hostile: 1}})
+    page = Page(render_report(FAMILIES, ReportConfig(title=hostile, data_images=2), root))
+    assert page.all("script") == []
+    assert page.text.count(hostile) == 5  # title, h1, eyebrow, reason, lineage
+
+
+INPUTS = (
+    "data/dataset.json",
+    "results/train/vae/curves.tsv",
+    "results/tune/vae/trials.csv",
+    "results/tune/vae/rate_distortion.png",
+    "results/evaluate/vae.json",
+    "artifacts/vae/config.json",
+    "artifacts/vae/metrics.json",
+)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_missing_input_is_named_with_the_remedy(root: Path, name: str) -> None:
+    (root / name).unlink()
+    with pytest.raises(UserError, match=rf"^{re.escape(name)}: no such file.*dvc repro"):
+        render_report(FAMILIES, CONFIG, root)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("data/dataset.json", "{", "not valid JSON"),
+        ("data/dataset.json", json.dumps({"name": "x"}), "no key 'image'"),
+        ("results/evaluate/vae.json", json.dumps({"baseline": {"test": {}}}), "no key 'best'"),
+        ("results/train/vae/curves.tsv", "epoch\tstep\n", "it holds no rows"),
+        ("results/train/vae/curves.tsv", "epoch\tstep\n1\t2\n", "no column 'train_neg_elbo_nats'"),
+        ("results/tune/vae/rate_distortion.png", "GIF89a", "not a PNG image"),
+    ],
+)
+def test_a_damaged_input_is_named_with_the_reason(root: Path, name: str, content: str, why: str) -> None:
+    write(root / name, content)
+    with pytest.raises(UserError, match=rf"^{re.escape(name)}: {re.escape(why)}.*dvc repro"):
+        render_report(FAMILIES, CONFIG, root)
+
+
+def test_figures_that_a_family_does_not_have_are_left_out(root: Path, html: str) -> None:
+    (root / "results/evaluate/vae/samples.png").unlink()
+    without = Page(render_report(FAMILIES, CONFIG, root))
+    assert len(without.all("img")) == len(Page(html).all("img")) - 1
+
+
+def test_a_family_without_a_sweep_says_that_the_baseline_is_best(root: Path) -> None:
+    header = "trial,status,epochs,val_neg_elbo_nats,val_distortion_nats,val_rate_nats,best"
+    write(root / "results/tune/vae/trials.csv", f"{header}\nbaseline,baseline,10,101.5,76.0,25.5,true\n")
+    text = " ".join(Page(render_report(["vae"], CONFIG, root)).text.split())
+    assert "1 candidate, the baseline" in text
+    assert "the baseline is also the best" in text
+    assert "swept" not in text
+
+
+def test_stage_writes_the_page(root: Path, html: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(Path(__file__).parents[3] / "params.yaml")
+    monkeypatch.chdir(root)
+    stage.main(replace(params, report=CONFIG, families=FAMILIES), None)
+    assert Path("report/index.html").read_text(encoding="utf-8") == html

@@ -1,0 +1,48 @@
+"""Collectives that do nothing outside a process group, so that one code path serves one process and many."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
+
+
+def from_rank_zero(value: int) -> int:
+    """Rank 0's `value`, on every rank."""
+    return int(all_reduce_sum(torch.tensor(value if rank() == 0 else 0, device=_device())))
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` with gradients averaged over the ranks; itself where there is one rank.
+
+    Buffers are not broadcast: the codebook's statistics are summed over the ranks by the code that updates them.
+    """
+    if world_size() == 1:
+        return model
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def _device() -> torch.device:
+    """Where the process group's tensors live: NCCL takes no CPU tensors."""
+    on_gpu = world_size() > 1 and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

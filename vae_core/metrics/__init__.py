@@ -1,0 +1,1 @@
+"""Figures over a whole split: accumulate sums and counts, sum them over the ranks, only then divide."""
