@@ -8,13 +8,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "vae_core")
+TEMPLATES = (".html", ".css", ".md")
 
 
 @cache
 def closure(module: str) -> tuple[str, ...]:
     """The project files that importing `module` can read, as sorted paths relative to the project.
 
-    Imports inside functions count: they are run sooner or later. A package's `__init__.py` counts with its modules.
+    Imports inside functions count: they are run sooner or later. A package's `__init__.py` counts with its modules, and
+    so do its templates and style sheets.
     """
     found: set[str] = set()
     todo = [module]
@@ -23,7 +25,7 @@ def closure(module: str) -> tuple[str, ...]:
         for file in _files(name):
             path = file.relative_to(ROOT).as_posix()
             if path not in found:
-                found.add(path)
+                found |= {path, *_templates(file.parent)}
                 todo += _imports(file)
     return tuple(sorted(found))
 
@@ -44,6 +46,10 @@ def _files(module: str) -> Iterator[Path]:
         file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
         if file.is_file():
             yield file
+
+
+def _templates(package: Path) -> set[str]:
+    return {file.relative_to(ROOT).as_posix() for file in package.iterdir() if file.suffix in TEMPLATES}
 
 
 def _imports(file: Path) -> Iterator[str]:

@@ -55,7 +55,8 @@ def line_of(raw: Any, at: KeyPath) -> int:
     node, line = raw, 0
     for part in at:
         try:
-            line = node.lc.key(part)[0] if isinstance(node, Mapping) else node.lc.item(part)[0]
+            keyed = isinstance(node, Mapping)
+            line = (node.lc.key if keyed else node.lc.item)(part)[0]
             node = node[part]
         except (KeyError, IndexError, TypeError, AttributeError):
             break

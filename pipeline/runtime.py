@@ -1,5 +1,6 @@
 """Ray: connect to the cluster that `compute.address` names, or start one on this machine for the length of a stage."""
 
+import logging
 import os
 import secrets
 import signal
@@ -46,11 +47,17 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
     if ray.is_initialized():  # a caller's cluster, for instance that of a test
         yield
         return
-    options = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES} if not compute.address else {}
+    local = compute.address is None
     try:
-        ray.init(address=compute.address or "local", logging_level="warning", log_to_driver=False, **options)
+        ray.init(
+            address=compute.address or "local",
+            num_cpus=os.cpu_count() if local else None,
+            object_store_memory=OBJECT_STORE_BYTES if local else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        if compute.address is None:
+        if local:
             raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -58,8 +58,8 @@ class MLPDecoder(nn.Module):
         self.shape = shape
 
     def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        pixels: Tensor = self.out(self.body(_join(z, condition)))
-        return pixels.unflatten(1, self.shape)
+        pixels: Tensor = self.out(self.body(_join(z, condition))).unflatten(1, self.shape)
+        return pixels
 
 
 class ConvEncoder(nn.Module):

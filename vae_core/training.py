@@ -1,11 +1,12 @@
 """One optimizer step and one evaluation step. No epochs, no logging, no files."""
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Adam, Optimizer
 
 from vae_core.batch import Batch
@@ -55,9 +56,11 @@ def train_step(
     loss = (terms.loss * batch.weight).sum() * (world_size() / batch.global_rows)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = clip_grad_norm_(model.parameters(), max_grad_norm)
-    if not torch.isfinite(norm):
-        raise NonFiniteGradient(f"gradient norm {norm.item()} at learning rate {learning_rate:.3g}")
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+    if not math.isfinite(norm):
+        raise NonFiniteGradient(f"gradient norm {norm} at learning rate {learning_rate:.3g}")
+    if norm > max_grad_norm:
+        clip_grads_with_norm_(model.parameters(), max_grad_norm, torch.tensor(norm))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

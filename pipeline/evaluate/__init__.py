@@ -1,0 +1,1 @@
+"""Figures and pictures of a model on the test split."""

@@ -1,0 +1,1 @@
+"""The best model as files that others can use."""

@@ -1,6 +1,7 @@
 """Encoder and decoder as ONNX files, and the proof that they compute what the torch model computes."""
 
-import io
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,20 +46,21 @@ def parts(model: Model, x: Tensor, labels: Tensor | None) -> dict[str, Part]:
 
 def write(part: Part, path: Path) -> None:
     """Export with a free batch size. The bytes depend on the model alone: traces and paths are left out."""
-    program = torch.onnx.export(
-        part.module,
-        tuple(part.inputs.values()),
-        input_names=list(part.inputs),
-        output_names=list(part.outputs),
-        dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in part.inputs),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which no model here uses
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own use of torch
+        program = torch.onnx.export(
+            part.module.eval(),
+            tuple(part.inputs.values()),
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in part.inputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
-    out = io.BytesIO()
-    program.save(out)
-    proto = onnx.load_from_string(out.getvalue())
+    proto = program.model_proto
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     files.write_bytes(path, proto.SerializeToString(deterministic=True))

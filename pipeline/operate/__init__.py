@@ -1,0 +1,1 @@
+"""Tools beside the stages: each file is a command."""

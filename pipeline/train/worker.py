@@ -38,7 +38,7 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
             run_config=RunConfig(
                 name=run.name,
                 storage_path=str(attempt),
-                failure_config=FailureConfig(max_failures=compute.max_failures, controller_failure_limit=3),
+                failure_config=FailureConfig(max_failures=compute.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
             ),
         )
         try:
@@ -65,7 +65,8 @@ def scaling(compute: ComputeConfig) -> dict[str, Any]:
         raise UserError(f"params.yaml: compute.workers: {workers} workers need as many GPUs, Ray has {gpus}")
     if workers > cpus:
         raise UserError(f"params.yaml: compute.workers: {workers} workers need as many cores, Ray has {cpus}")
-    return {"num_workers": workers, "use_gpu": gpus > 0, "resources_per_worker": {"CPU": cpus // workers}}
+    cores = {"CPU": 1} if gpus else {"CPU": cpus // workers}
+    return {"num_workers": workers, "use_gpu": gpus > 0, "resources_per_worker": cores}
 
 
 def worker(config: dict[str, Any]) -> None:

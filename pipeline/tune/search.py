@@ -5,6 +5,7 @@ dropped, so the outcome does not depend on which trial was faster. A trial keeps
 on to the next rung, or that was killed, continues where it stood.
 """
 
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,7 @@ def _run_to(trials: Sequence[Trial], epochs: int, compute: ComputeConfig, ray_st
 
     shutil.rmtree(ray_storage, ignore_errors=True)  # Ray's own state; ours is in the trials' directories
     tuner = tune.Tuner(
-        tune.with_resources(_trial, _resources()),
+        tune.with_resources(_trial, _resources(len(trials))),
         param_space={
             "trial": tune.grid_search([(trial.run, trial.directory) for trial in trials]),
             "epochs": epochs,
@@ -102,6 +103,7 @@ def _run_to(trials: Sequence[Trial], epochs: int, compute: ComputeConfig, ray_st
             failure_config=tune.FailureConfig(max_failures=compute.max_failures),
         ),
     )
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it looks for logs that ours replace
     results = tuner.fit()
     shutil.rmtree(ray_storage, ignore_errors=True)
     if results.num_errors:
@@ -135,8 +137,9 @@ def _trial(config: dict[str, Any]) -> None:
         files.write_json(directory / FAILURE, {"error": str(error)})
 
 
-def _resources() -> dict[str, float]:
-    """One core a trial, and a GPU each where there are any."""
+def _resources(trials: int) -> dict[str, float]:
+    """A GPU a trial where there are any; else the cores, dealt out so that none is idle."""
     import ray
 
-    return {"CPU": 1, "GPU": 1} if ray.cluster_resources().get("GPU") else {"CPU": 1}
+    available = ray.cluster_resources()
+    return {"CPU": 1, "GPU": 1} if available.get("GPU") else {"CPU": max(1, int(available["CPU"]) // trials)}
