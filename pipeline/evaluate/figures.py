@@ -42,7 +42,7 @@ def grid(rows: Sequence[Tensor], names: Sequence[str], title: str) -> Figure:
     axes = figure.add_subplot()
     stacked = torch.stack([_side_by_side(row) for row in rows])  # [rows, C, H, n * W]
     picture = torch.cat(stacked.unbind(0), dim=1).movedim(0, -1).clamp(0, 1).numpy()
-    axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+    axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_yticks([height * (i + 0.5) for i in range(len(rows))], names)
     axes.set_xticks([])
     axes.tick_params(length=0)
