@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.config_errors import describe, explain, line_of
 from pipeline.errors import UserError, did_you_mean
-from vae_core.config import ModelConfig, Strict, check, model_from_dict, to_dict
+from vae_core.config import ModelConfig, Strict, check, to_dict
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -203,10 +203,10 @@ def with_overrides(model: ModelConfig, overrides: Mapping[str, Scalar]) -> Model
             raise ValueError(f"unknown key{did_you_mean(key, known)}")
         node[leaf] = value
     try:
-        TypeAdapter(AnyModel).validate_json(json.dumps(values))
+        changed: ModelConfig = TypeAdapter(AnyModel).validate_json(json.dumps(values))
     except ValidationError as error:
         raise ValueError(describe(error.errors()[0])) from None
-    return model_from_dict(values)
+    return changed
 
 
 def fingerprint(config: object) -> str:
@@ -226,6 +226,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = (error.problem or "expected YAML").strip().splitlines()[0]
         raise UserError(f"{path}:{line}: not valid YAML: {problem}") from None
+    except YAMLError as error:  # a character that no YAML file may hold
+        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}:1: expected the sections {', '.join(Params.__slots__)}; found none")
     return raw
@@ -247,6 +249,8 @@ def _crosscheck(params: Params) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for key, values in space.items():
             if not values:
                 yield ("tune", "spaces", family, key), "expected at least one value"
+            if len(set(values)) < len(values):
+                yield ("tune", "spaces", family, key), f"expected each value once, got {list(values)}"
             for value in values:
                 try:
                     with_overrides(params.models[family], {key: value})

@@ -11,22 +11,37 @@ from vae_core.config import RangeError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
-_NOUNS = {"int": "an integer", "float": "a number", "string": "text", "bool": "true or false", "tuple": "a list"}
+_NOUNS = {
+    "int": "an integer",
+    "float": "a number",
+    "finite": "a finite number",
+    "string": "text",
+    "bool": "true or false",
+    "tuple": "a list",
+}
 
 
 def explain(error: ValidationError, raw: Mapping[str, Any], root: type) -> Iterator[tuple[KeyPath, str]]:
-    """Where in the file, and what is wrong, for each mistake; a misspelt key is reported once, not also as missing."""
+    """Where in the file, and what is wrong, once for each mistake.
+
+    A misspelt key is not also reported as missing; of a section with the wrong kind, only the kind is.
+    """
     found = [
         (at, problem) for problem in map(dict, error.errors()) if (at := _key_path(problem, raw, root)) is not None
     ]
     misspelt = {at[:-1] for at, problem in found if _is_unknown(problem) and _near(at, raw, root)}
+    of_other_kind = {at[:-1] for at, problem in found if at[-1:] == ("kind",)}
+    problems: dict[KeyPath, list[str]] = {}
     for at, problem in found:
-        if problem["type"] in ("missing", "missing_argument") and at[:-1] in misspelt:
+        missing = problem["type"] in ("missing", "missing_argument")
+        if missing and at[:-1] in misspelt:
             continue
-        if _is_unknown(problem):
-            yield at, f"unknown key{did_you_mean(str(at[-1]), _siblings(at, raw, root))}"
-        else:
-            yield at, describe(problem)
+        if (missing or _is_unknown(problem)) and at[-1] != "kind" and at[:-1] in of_other_kind:
+            continue
+        unknown = f"unknown key{did_you_mean(str(at[-1]), _siblings(at, raw, root))}" if _is_unknown(problem) else ""
+        problems.setdefault(at, []).append(unknown or describe(problem))
+    for at, texts in problems.items():
+        yield at, _joined(texts)
 
 
 def describe(problem: Any) -> str:
@@ -40,7 +55,7 @@ def describe(problem: Any) -> str:
     if problem["type"] == "literal_error":
         return f"expected {problem['ctx']['expected']}, got {problem['input']!r}"
     if problem["type"] == "union_tag_invalid":
-        return f"expected {problem['ctx']['expected_tags']}, got {problem['ctx']['tag']!r}"
+        return f"expected {problem['ctx']['expected_tags'].replace(', ', ' or ')}, got {problem['ctx']['tag']!r}"
     if problem["type"] == "union_tag_not_found":
         return "missing, and it has no default"
     if problem["type"].startswith(("dataclass", "dict", "model")):
@@ -48,6 +63,14 @@ def describe(problem: Any) -> str:
     if kind in _NOUNS:
         return f"expected {_NOUNS[kind]}, got {problem['input']!r}"
     return f"{problem['msg']}, got {problem['input']!r}"
+
+
+def _joined(texts: list[str]) -> str:
+    """`expected an integer or 'auto', got 'x'`: every type of a union complains of the same value."""
+    first, *others = dict.fromkeys(texts)
+    got = ", got " + first.rpartition(", got ")[2]
+    more = "".join(f" or {text.removeprefix('expected ').removesuffix(got)}" for text in others)
+    return first.removesuffix(got) + more + got if others else first
 
 
 def line_of(raw: Any, at: KeyPath) -> int:

@@ -1,5 +1,6 @@
 """Atomic writes and digests: a reader sees the old file or the whole new one, never a part."""
 
+import glob
 import hashlib
 import json
 import os
@@ -40,8 +41,9 @@ def read_json(path: Path) -> Any:
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory that takes the place of `path` when the block ends well, and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed
-        if not psutil.pid_exists(int(left.suffixes[-2][1:])):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
+        owner = left.name.split(".")[-2]  # in a container it can have had the number that is ours now
+        if left.is_dir() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
             shutil.rmtree(left)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.mkdir()

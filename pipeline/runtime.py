@@ -3,7 +3,9 @@
 import logging
 import os
 import secrets
+import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -55,6 +57,7 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
             object_store_memory=OBJECT_STORE_BYTES if local else None,
             logging_level=logging.WARNING,
             log_to_driver=False,
+            runtime_env=_quoted_python() if local else None,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if local:
@@ -68,6 +71,12 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _quoted_python() -> dict[str, str] | None:
+    """Ray starts some workers through a shell without quoting the interpreter's path, which may hold a space."""
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 def end_with_dvc() -> None:

@@ -13,10 +13,10 @@ class RangeError(ValueError):
 
 
 class Strict:
-    """Base of all configuration classes: pydantic, where it reads them, must refuse unknown keys and wrong types."""
+    """Base of all configuration classes: pydantic, where it reads them, must refuse unknown keys, wrong types, NaN."""
 
     __slots__ = ()
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 def check(config: object, field: str, valid: bool, expected: str) -> None:

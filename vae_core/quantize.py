@@ -58,7 +58,9 @@ class VectorQuantizer(nn.Module):
         sums = self.codebook * self.counts[:, None] * self.ema_decay + total * (1 - self.ema_decay)
         mean_count = count.sum() / self.num_codes
         restart = ((counts < self.restart_below * mean_count) | ~self.started)[:, None]
-        self.codebook.copy_(torch.where(restart, fresh, sums / counts.clamp_min(1e-12)[:, None]))
+        # A code that nothing chooses stays: dividing by next to nothing would draw it to the origin.
+        moved = torch.where(counts[:, None] > 1e-12, sums / counts[:, None], self.codebook)
+        self.codebook.copy_(torch.where(restart, fresh, moved))
         self.counts.copy_(torch.where(restart[:, 0], mean_count, counts))
         self.started.fill_(True)
 

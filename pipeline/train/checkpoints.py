@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def save(directory: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of `step` and drop those older than the last `KEEP`."""
+    """Write the checkpoint of `step` and keep it and the one before; later ones are damaged, or it had not come again."""
     contents = {
         "model.safetensors": dump_tensors(model.state_dict()),
         "optimizer.safetensors": dump_tensors(_optimizer_tensors(optimizer)),
@@ -43,8 +43,9 @@ def save(directory: Path, step: int, model: nn.Module, optimizer: Optimizer, sta
         for name, data in contents.items():
             (temporary / name).write_bytes(data)
         files.write_json(temporary / DIGESTS, {name: files.sha256(temporary / name) for name in contents})
-    for old in _paths(directory)[:-KEEP]:
-        shutil.rmtree(old)
+    kept = [other for other in _paths(directory) if other <= path][-KEEP:]
+    for other in set(_paths(directory)) - set(kept):
+        shutil.rmtree(other)
     return path
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pipeline import files, runtime
 from pipeline.config import ComputeConfig, Scalar, SearchConfig, with_overrides
 from pipeline.errors import UserError
+from pipeline.progress import say
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog, follow_sweep
 from pipeline.train.worker import FAILURE
@@ -60,7 +61,7 @@ def search(trials: Sequence[Trial], config: SearchConfig, compute: ComputeConfig
     """Train the trials, dropping the worse half at each rung; sets their status and figures.
 
     Raises:
-        UserError: no trial came through, or Ray Tune failed.
+        UserError: every trial failed by a mistake of the user's, or Ray Tune failed.
     """
     if not trials:
         return
@@ -73,14 +74,25 @@ def search(trials: Sequence[Trial], config: SearchConfig, compute: ComputeConfig
                 _run_to(alive, rung, compute, storage / "ray")
             for trial in alive:
                 trial.epochs = MetricLog(trial.directory).epochs()
-                trial.status = "failed" if (trial.directory / FAILURE).exists() else "running"
+                if (trial.directory / FAILURE).exists():
+                    trial.status = "failed"
+                    say(f"{what}: {trial.name} failed: {_reason(trial)}")
             alive = [trial for trial in alive if trial.status == "running"]
+            if not alive:
+                break
             ranked = sorted(alive, key=lambda trial: (trial.score, trial.name))
             alive = ranked[: math.ceil(len(ranked) / 2)] if rung < last else ranked
             for trial in ranked[len(alive) :]:
                 trial.status = "stopped"
     for trial in alive:
         trial.status = "completed"
+    if all(trial.status == "failed" for trial in trials):
+        raise UserError(f"every trial failed; {trials[0].name}: {_reason(trials[0])}")
+
+
+def _reason(trial: Trial) -> str:
+    """What the training loop said of a failed trial."""
+    return str(files.read_json(trial.directory / FAILURE)["error"])
 
 
 def _run_to(trials: Sequence[Trial], epochs: int, compute: ComputeConfig, ray_storage: Path) -> None:

@@ -1,0 +1,149 @@
+"""The pipeline as a user runs it: real DVC, real Git, real Ray, on the digits."""
+
+import json
+import re
+import shutil
+import time
+
+import pytest
+from e2e_project import FAMILIES, Project
+
+STAGES = {"train", "tune", "evaluate", "export"}
+
+
+def ran(printed: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", printed)
+
+
+def test_make_repro_runs_every_stage_once_and_prints_results_times_and_the_report(reproduced: Project) -> None:
+    expected = ["ingest", "shard", *(f"{stage}@{f}" for stage in STAGES for f in FAMILIES), "report"]
+    assert sorted(ran(reproduced.printed)) == sorted(expected)
+    for family in FAMILIES:
+        scores = json.loads(reproduced.read(f"results/evaluate/{family}.json"))
+        for model in ("baseline", "best"):
+            assert f"{scores[model]['test']['neg_elbo_nats']:.2f}" in reproduced.printed
+        assert re.search(rf"tune@{family} +\d+\.\d\n", reproduced.printed)
+    assert f"{reproduced.path}/report/index.html" in reproduced.printed
+
+
+def test_output_is_clean_of_warnings_and_tracebacks(reproduced: Project) -> None:
+    noise = [line for line in reproduced.printed.splitlines() if re.search(r"warn|traceback|deprecat", line, re.I)]
+    assert noise == []
+
+
+def test_second_repro_does_nothing_and_says_so(reproduced: Project) -> None:
+    start = time.monotonic()
+    printed = reproduced.run("make", "repro")
+    assert ran(printed) == []
+    assert "up to date" in printed
+    assert time.monotonic() - start < 15
+
+
+def test_all_sections_of_metrics_and_files_are_there(reproduced: Project) -> None:
+    scores = json.loads(reproduced.read("results/evaluate/cvae.json"))["best"]["test"]
+    assert {"neg_elbo_nats", "distortion_nats", "rate_nats", "nll_nats", "nll_samples", "mse", "active_units"} <= set(
+        scores
+    )
+    assert scores["nll_samples"] == 5
+    codes = json.loads(reproduced.read("results/evaluate/vqvae.json"))["best"]["test"]
+    assert {"neg_elbo_nats", "mse", "codebook_used_fraction", "codebook_perplexity"} <= set(codes)
+    for family in FAMILIES:
+        names = {file.name for file in (reproduced.path / "artifacts" / family).iterdir()}
+        assert names == {
+            "README.md",
+            "config.json",
+            "decoder.onnx",
+            "encoder.onnx",
+            "metrics.json",
+            "model.safetensors",
+        }
+
+
+def test_a_change_runs_only_what_it_touches(reproduced: Project) -> None:
+    def planned(**values: object) -> set[str]:
+        reproduced.set(**values)
+        printed = reproduced.run("dvc", "repro", "--dry")
+        reproduced.run("git", "checkout", "-q", "params.yaml")
+        return set(ran(printed))
+
+    vqvae = {f"{stage}@vqvae" for stage in STAGES} | {"report"}
+    assert planned(compute__workers=2, compute__max_failures=0) == set()
+    assert planned(models__vqvae__commitment_weight=0.5) == vqvae
+    assert planned(tune__spaces__vqvae={"num_codes": [8, 16]}) == vqvae - {"train@vqvae"}
+    assert planned(report__title="Another") == {"report"}
+    assert {"ingest", "shard", "train@cvae"} <= planned(data__validation_fraction=0.2)
+
+
+def test_an_experiment_on_evaluation_trains_nothing_and_can_be_compared(reproduced: Project) -> None:
+    printed = reproduced.run("dvc", "exp", "run", "-n", "few-samples", "-S", "evaluate.nll_samples=3")
+    try:
+        assert set(ran(printed)) == {f"{s}@{f}" for s in ("evaluate", "export") for f in FAMILIES} | {"report"}
+        table = reproduced.run("dvc", "exp", "show", "--md", "--only-changed")
+        assert "few-samples" in table
+        assert "evaluate.nll_samples" in table
+        assert "nll_nats" in reproduced.run("dvc", "metrics", "diff", "--md")
+    finally:
+        reproduced.run("git", "checkout", "-q", ".")
+        reproduced.run("dvc", "checkout", "-q")
+    assert json.loads(reproduced.run("dvc", "status", "--json")) == {}
+
+
+def test_plots_show_curves_sweeps_and_pictures(reproduced: Project) -> None:
+    reproduced.run("dvc", "plots", "show", "-o", "shown")
+    try:
+        page = (reproduced.path / "shown" / "index.html").read_text()
+        pictures = {file.name for file in (reproduced.path / "shown" / "static").iterdir()}
+    finally:
+        shutil.rmtree(reproduced.path / "shown")
+    assert "curves.tsv" in page
+    assert "trials.csv" in page
+    assert any("reconstructions" in name for name in pictures)
+
+
+def test_everything_removed_and_made_again_is_the_same_bytes(reproduced: Project) -> None:
+    """With the caches gone as well, so that every stage of a family really runs."""
+    before = reproduced.read("dvc.lock")
+    for name in ("data", "models", "results", "artifacts", "report", ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(reproduced.path / name)
+    printed = reproduced.run("make", "repro")
+    assert len(ran(printed)) == 3 + len(STAGES) * len(FAMILIES)
+    assert reproduced.read("dvc.lock") == before
+    assert reproduced.run("git", "status", "--porcelain") == ""
+
+
+def test_a_mistake_in_params_stops_make_repro_before_anything_runs(reproduced: Project) -> None:
+    path = reproduced.path / "params.yaml"
+    path.write_text(path.read_text().replace("latent_dim: 4", "latent_dmi: 4"))
+    try:
+        start = time.monotonic()
+        printed = reproduced.run("make", "repro", code=2)
+        assert time.monotonic() - start < 2
+    finally:
+        reproduced.run("git", "checkout", "-q", "params.yaml")
+    assert "models.cvae.latent_dmi: unknown key; did you mean 'latent_dim'?" in printed
+    assert "Running stage" not in printed
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_a_damaged_shard_is_named_with_the_remedy(reproduced: Project, damage: str) -> None:
+    shard = next((reproduced.path / "data/shards/train").glob("*.tar"))
+    content = shard.read_bytes()
+    shard.unlink()  # never write through a link into DVC's cache
+    if damage == "flipped":
+        shard.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    try:
+        printed = reproduced.stage("train", "--family", "cvae", code=1)
+    finally:
+        shard.write_bytes(content)
+    assert shard.name in printed
+    assert "dvc checkout" in printed
+    assert "Traceback" not in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_new_results_can_be_committed(reproduced: Project) -> None:
+    """Nothing that DVC keeps is left for Git to add."""
+    assert reproduced.run("git", "status", "--porcelain") == ""
+    tracked = reproduced.run("git", "ls-files").splitlines()
+    assert "dvc.lock" in tracked
+    assert not [name for name in tracked if name.endswith((".tar", ".safetensors", ".png", ".onnx"))]

@@ -1,0 +1,110 @@
+"""Kill it anywhere: the same command goes on, and the result is that of an uninterrupted run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from e2e_project import Project, commit, copy_project, environment
+
+TRAIN = ("python", "-m", "pipeline", "train", "--family", "cvae")
+MODEL = "models/cvae/baseline"
+
+
+@pytest.fixture(scope="module")
+def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy with the data in place and a run long enough to be killed in the middle."""
+    project = copy_project(tmp_path_factory.mktemp("killed"))
+    shutil.copytree(reproduced.path / "data", project.path / "data")
+    project.set(train__epochs=60, train__global_batch_size=16, compute__checkpoint_every_steps=20)
+    commit(project, "long run")
+    return project
+
+
+def start(project: Project, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=project.path, env=environment(project.path), text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come in {seconds} s"
+        time.sleep(0.02)
+
+
+def checkpoints(project: Project) -> list[Path]:
+    return sorted((project.path / ".runs").glob("*/checkpoints/step-*"))
+
+
+def model(project: Project) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (project.path / MODEL).iterdir()}
+
+
+def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) -> None:
+    project.run(*TRAIN)
+    expected, curves = model(project), project.read("results/train/cvae/curves.tsv")
+    shutil.rmtree(project.path / "models")
+    shutil.rmtree(project.path / "results")
+
+    killed = start(project, *TRAIN)
+    wait_for(lambda: len(checkpoints(project)) > 1, "a second checkpoint")
+    killed.kill()
+    killed.wait()
+    reached = checkpoints(project)[-1].name
+    assert not (project.path / MODEL).exists()
+
+    again = start(project, *TRAIN)
+    wait_for(lambda: checkpoints(project)[-1].name > reached or again.poll() is not None, "progress")
+    assert checkpoints(project) == [] or checkpoints(project)[0].name >= reached  # none was made again
+    assert again.wait(200) == 0, again.stdout.read() if again.stdout else ""
+    assert model(project) == expected
+    assert project.read("results/train/cvae/curves.tsv") == curves
+    assert checkpoints(project) == []  # a finished run leaves nothing behind
+
+
+def test_a_worker_that_dies_is_started_again_within_the_run(project: Project) -> None:
+    expected = model(project)
+    shutil.rmtree(project.path / "models")
+    running = start(project, *TRAIN)
+    wait_for(lambda: checkpoints(project), "a checkpoint")
+    workers = [
+        p
+        for p in psutil.Process(running.pid).children(recursive=True)
+        if "RayTrainWorker" in p.name() + " ".join(p.cmdline())
+    ]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    printed, _ = running.communicate(timeout=200)
+    assert running.returncode == 0, printed
+    assert model(project) == expected
+
+
+def test_a_stage_ends_with_the_dvc_that_started_it(project: Project) -> None:
+    shutil.rmtree(project.path / ".runs", ignore_errors=True)
+    dvc = start(project, "dvc", "repro", "-f", "-s", "train@cvae")
+    wait_for(lambda: checkpoints(project), "a checkpoint")
+    stage = next(p for p in psutil.Process(dvc.pid).children(recursive=True) if p.cmdline()[1:4] == list(TRAIN[1:4]))
+    os.kill(dvc.pid, signal.SIGTERM)
+    dvc.wait()
+    wait_for(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, "the end of the stage", 15)
+    assert checkpoints(project)  # and what it had reached is kept
+
+
+def test_two_runs_of_one_name_exclude_each_other(project: Project) -> None:
+    first = start(project, *TRAIN)
+    try:
+        wait_for(lambda: list((project.path / ".runs").glob("*/lock")), "the lock")
+        printed = project.run(*TRAIN, code=1)
+    finally:
+        first.kill()
+        first.wait()
+    assert f"process {first.pid} is working here" in printed
