@@ -30,13 +30,12 @@ def explain(error: ValidationError, raw: Mapping[str, Any], root: type) -> Itera
         (at, problem) for problem in map(dict, error.errors()) if (at := _key_path(problem, raw, root)) is not None
     ]
     misspelt = {at[:-1] for at, problem in found if _is_unknown(problem) and _near(at, raw, root)}
-    of_other_kind = {at[:-1] for at, problem in found if at[-1:] == ("kind",)}
+    of_other_kind = {at[:-1] for at, problem in found if at[-1:] == ("kind",) and not _is_missing(problem)}
     problems: dict[KeyPath, list[str]] = {}
     for at, problem in found:
-        missing = problem["type"] in ("missing", "missing_argument")
-        if missing and at[:-1] in misspelt:
+        if _is_missing(problem) and at[:-1] in misspelt:
             continue
-        if (missing or _is_unknown(problem)) and at[-1] != "kind" and at[:-1] in of_other_kind:
+        if (_is_missing(problem) or _is_unknown(problem)) and at[:-1] in of_other_kind:
             continue
         unknown = f"unknown key{did_you_mean(str(at[-1]), _siblings(at, raw, root))}" if _is_unknown(problem) else ""
         problems.setdefault(at, []).append(unknown or describe(problem))
@@ -50,7 +49,7 @@ def describe(problem: Any) -> str:
     if isinstance(cause, RangeError):
         return f"expected {cause.expected}, got {cause.got!r}"
     kind = problem["type"].rsplit("_", 1)[0]
-    if problem["type"] in ("missing", "missing_argument"):
+    if _is_missing(problem):
         return "missing, and it has no default"
     if problem["type"] == "literal_error":
         return f"expected {problem['ctx']['expected']}, got {problem['input']!r}"
@@ -84,6 +83,10 @@ def line_of(raw: Any, at: KeyPath) -> int:
         except (KeyError, IndexError, TypeError, AttributeError):
             break
     return int(line) + 1
+
+
+def _is_missing(problem: Any) -> bool:
+    return problem["type"] in ("missing", "missing_argument")
 
 
 def _is_unknown(problem: Any) -> bool:

@@ -5,6 +5,7 @@ import os
 import secrets
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
@@ -51,6 +52,8 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
         return
     local = compute.address is None
     try:
+        if compute.address is not None:
+            _knock(compute.address)
         ray.init(
             address=compute.address or "local",
             num_cpus=os.cpu_count() if local else None,
@@ -59,7 +62,7 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
             log_to_driver=False,
             runtime_env=_quoted_python() if local else None,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         if local:
             raise
         reason = str(error).strip().splitlines()[0]
@@ -71,6 +74,13 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _quoted_python() -> dict[str, str] | None:

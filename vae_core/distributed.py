@@ -1,5 +1,7 @@
 """Collectives that do nothing outside a process group, so that one code path serves one process and many."""
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -39,7 +41,9 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return model
     device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the name that replaces it is not in every torch we support
+        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
 
 def _device() -> torch.device:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from pipeline.data.order import ORDER_VERSION, order, rank_positions
 from pipeline.data.tar import Bytes, Layout
 from pipeline.errors import UserError
 from vae_core.batch import Batch
-from vae_core.config import DataSpec
 
 
 def open_split(shards: Path, split: str) -> "Split":
@@ -56,8 +56,7 @@ class Split:
 
     def __init__(self, shards: Path, split: str, manifest: Manifest) -> None:
         self.name, self.manifest, self.digest = split, manifest, manifest.digest
-        height, width, channels = manifest.shape
-        self.spec = DataSpec(channels=channels, height=height, width=width, num_classes=len(manifest.classes))
+        self.spec = manifest.spec
         self.shard_rows = tuple(entry.rows for entry in manifest.of_split(split))
         layout = Layout(manifest.shape, len(manifest.classes))
         samples = [_map(shards / entry.name, entry, layout) for entry in manifest.of_split(split)]
@@ -80,6 +79,17 @@ class Split:
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Labels of `rows` [n], [n]; None where the data have none."""
         return None if self._labels is None else self._labels[rows]
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """`rows` [n] as a global batch of their own, for one rank."""
+        labels = self.labels(rows)
+        return Batch(
+            images=torch.from_numpy(np.ascontiguousarray(self.images(rows).transpose(0, 3, 1, 2))),
+            labels=None if labels is None else torch.from_numpy(labels),
+            weight=torch.ones(len(rows)),
+            position=torch.arange(len(rows)),
+            global_rows=len(rows),
+        )
 
 
 class Loader:
@@ -150,19 +160,12 @@ class Loader:
 
     def _batch(self, rows: NDArray[np.int64], step: int, batch_size: int) -> Batch:
         part = rank_positions(step, rows=len(rows), batch_size=batch_size, rank=self._rank, world=self._world)
-        chosen = rows[part.positions]
-        labels = self.split.labels(chosen)
-        return Batch(
-            images=torch.from_numpy(_channels_first(self.split.images(chosen))),
-            labels=None if labels is None else torch.from_numpy(labels),
+        return replace(
+            self.split.batch(rows[part.positions]),
             weight=torch.from_numpy(part.weight),
             position=torch.from_numpy(part.places),
             global_rows=part.global_rows,
         )
-
-
-def _channels_first(images: Bytes) -> Bytes:
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def _map(path: Path, entry: ShardEntry, layout: Layout) -> Bytes:

@@ -21,11 +21,9 @@ INTERPOLATED_PAIRS = 5
 
 def figures(model: Model, split: Split, config: EvaluateConfig) -> Mapping[str, Figure]:
     """Name -> picture: reconstructions and interpolation for all, then samples (VAE) or codes (VQ-VAE)."""
-    rows = _one_of_each_class(split, max(config.figure_images, 2 * INTERPOLATED_PAIRS))
-    images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(split.images(rows), -1, 1)))
-    labels = None if split.labels(rows) is None else torch.from_numpy(split.labels(rows))
-    noise = Noise(seed=config.seed, scope="figures", step=0, position=torch.arange(len(rows)), rows=len(rows))
-    x = observe(images, model.config.likelihood, noise)
+    batch = split.batch(_one_of_each_class(split, max(config.figure_images, 2 * INTERPOLATED_PAIRS)))
+    images, labels = batch.images, batch.labels
+    x = observe(images, model.config.likelihood, Noise.of(batch, seed=config.seed, scope="figures", step=0))
     drawn = {"reconstructions": _reconstructions(model, images, x, labels, config.figure_images)}
     drawn["interpolation"] = _interpolation(model, x, labels, config.figure_images)
     if isinstance(model, VAE):
@@ -42,7 +40,9 @@ def grid(rows: Sequence[Tensor], names: Sequence[str], title: str) -> Figure:
     axes = figure.add_subplot()
     stacked = torch.stack([_side_by_side(row) for row in rows])  # [rows, C, H, n * W]
     picture = torch.cat(stacked.unbind(0), dim=1).movedim(0, -1).clamp(0, 1).numpy()
-    axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+    )
     axes.set_yticks([height * (i + 0.5) for i in range(len(rows))], names)
     axes.set_xticks([])
     axes.tick_params(length=0)

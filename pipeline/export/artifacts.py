@@ -28,14 +28,11 @@ def export(
         UserError: an ONNX file does not compute what the torch model computes.
     """
     model = open_model(model_folder)
-    rows = np.arange(min(config.parity_images, len(split)))
-    images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(split.images(rows), -1, 1)))
-    found = split.labels(rows)
-    labels = None if found is None else torch.from_numpy(found)
-    noise = Noise(seed=0, scope="export", step=0, position=torch.arange(len(rows)), rows=len(rows))
+    batch = split.batch(np.arange(min(config.parity_images, len(split))))
+    noise = Noise.of(batch, seed=0, scope="export", step=0)
     with files.new_directory(out) as temporary:
         with torch.no_grad():
-            exported = parts(model, observe(images, model.config.likelihood, noise), labels)
+            exported = parts(model, observe(batch.images, model.config.likelihood, noise), batch.labels)
         for name, part in exported.items():
             write(part, temporary / f"{name}.onnx")
         agreement = parity(model, exported, temporary, tolerance=config.tolerance)

@@ -1,6 +1,7 @@
 """Checkpoints of a run: a directory each, complete or absent. No pickle."""
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Checkpoint:
 
 
 def save(directory: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of `step` and keep it and the one before; later ones are damaged, or it had not come again."""
+    """Write the checkpoint of `step`, and keep it and the one before; any of a later step was damaged."""
     contents = {
         "model.safetensors": dump_tensors(model.state_dict()),
         "optimizer.safetensors": dump_tensors(_optimizer_tensors(optimizer)),
@@ -50,14 +51,17 @@ def save(directory: Path, step: int, model: nn.Module, optimizer: Optimizer, sta
 
 
 def latest(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint that is complete and undamaged; damaged ones are passed over."""
+    """The newest checkpoint that is complete and undamaged; a damaged one is passed over with a warning."""
     for path in reversed(_paths(directory)):
         try:
             digests = files.read_json(path / DIGESTS)
-            if all(files.sha256(path / name) == digest for name, digest in digests.items()):
-                return Checkpoint(path, files.read_json(path / "state.json"))
-        except (OSError, ValueError):
-            continue
+            damaged = [name for name, digest in digests.items() if files.sha256(path / name) != digest]
+            state = files.read_json(path / "state.json")
+        except (OSError, ValueError) as error:
+            damaged = [str(error)]
+        if not damaged:
+            return Checkpoint(path, state)
+        logging.getLogger(__name__).warning("%s: damaged (%s); going back to the one before", path, damaged[0])
     return None
 
 

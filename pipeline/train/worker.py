@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import files, runtime
 from pipeline.config import ComputeConfig
+from pipeline.data.loader import open_split
 from pipeline.errors import UserError
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import follow
@@ -19,6 +20,8 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
     Raises:
         UserError: the loop reported a mistake of the user's, or the workers died more often than allowed.
     """
+    for split in ("train", "val"):
+        open_split(run.shards, split)  # what is wrong with the data is said before Ray starts
     with runtime.cluster(compute), follow(directory, what=what, total_steps=total_steps):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer

@@ -109,3 +109,12 @@ def assert_same_state(left: dict[str, Tensor], right: dict[str, Tensor]) -> None
     """Bit for bit."""
     assert left.keys() == right.keys()
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def make_trained(config: ModelConfig, steps: int = 5) -> Model:
+    """A model that has left its initial weights, with a codebook that has started where it has one."""
+    model = digits_model(config)
+    optimizer = torch.optim.Adam(model.parameters())
+    for step in range(steps):
+        step_once(model, digits(32, start=32 * step), optimizer, step=step, learning_rate=1e-2)
+    return model.eval()

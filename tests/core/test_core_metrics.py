@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,16 +29,13 @@ values_and_weights = st.integers(1, 30).flatmap(
 def batches(cuts: list[int], *arrays: Values) -> list[tuple[torch.Tensor, ...]]:
     """The arrays cut into uneven batches."""
     edges = sorted({0, *cuts, len(arrays[0])})
-    return [
-        tuple(torch.from_numpy(array[start:stop].copy()) for array in arrays)
-        for start, stop in zip(edges, edges[1:], strict=False)
-    ]
+    return [tuple(torch.from_numpy(array[start:stop].copy()) for array in arrays) for start, stop in pairwise(edges)]
 
 
 @settings(deadline=None, max_examples=60)
 @given(values_and_weights)
-def test_means_are_weighted_means_for_uneven_batches_and_padding(given: tuple[Values, Values, list[int]]) -> None:
-    values, weight, cuts = given
+def test_means_are_weighted_means_for_uneven_batches_and_padding(rows: tuple[Values, Values, list[int]]) -> None:
+    values, weight, cuts = rows
     means = Means()
     for value, w in batches(cuts, values, weight):
         means.add({"a_nats": value, "b_nats": 3 * value + 1}, w)
@@ -83,6 +81,13 @@ def test_means_are_summed_in_float64() -> None:
     assert means.compute()["x"] == (2.0**24 + 4) / 5
 
 
+def test_weights_are_summed_in_float64() -> None:
+    means = Means()
+    for weight in (2.0**24, 1.0, 1.0):
+        means.add({"x": torch.ones(1)}, torch.tensor([weight]))
+    assert means.state_dict() == {"weight": 2.0**24 + 2, "x": 2.0**24 + 2}
+
+
 def test_means_of_nothing_are_empty() -> None:
     assert Means().compute() == {}
     assert Means().state_dict() == {}
@@ -96,8 +101,8 @@ def test_means_hold_no_graph() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(values_and_weights, st.integers(0, 4))
-def test_means_go_on_exactly_from_their_state_as_text(given: tuple[Values, Values, list[int]], stop: int) -> None:
-    values, weight, cuts = given
+def test_means_go_on_exactly_from_their_state_as_text(rows: tuple[Values, Values, list[int]], stop: int) -> None:
+    values, weight, cuts = rows
     straight, resumed = Means(), Means()
     for number, (value, w) in enumerate(batches(cuts, values, weight)):
         if number == stop:

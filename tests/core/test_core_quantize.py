@@ -1,20 +1,16 @@
-"""Vector quantisation: nearest codes, gradients, and a codebook that moves as its equations say and only when told."""
+"""The quantizer: nearest codes, and a codebook that moves as its equations say. In a model: test_core_vqvae."""
 
-from typing import cast
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from core_models import digits, digits_model, noise_for, noise_of, sgd, snapshot, step_once, vqvae
+from core_models import noise_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vae_core.likelihoods import observe
-from vae_core.models.vqvae import VQVAE, VQVAEOutput
-from vae_core.objectives import objective
 from vae_core.quantize import VectorQuantizer
-from vae_core.training import eval_step
 
 
 def quantizer(
@@ -54,9 +50,6 @@ def is_row_of(rows: Tensor, table: Tensor) -> Tensor:
     return (rows[:, None] == table[None]).all(-1).any(1)
 
 
-# nearest and lookup
-
-
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 4), st.integers(2, 30), st.integers(0, 2**31))
 def test_nearest_agrees_with_brute_force(rows: int, dim: int, side: int, num_codes: int, seed: int) -> None:
@@ -86,7 +79,8 @@ def test_of_equally_near_codes_the_first_is_taken() -> None:
 
 
 def test_nearest_is_computed_in_float32_under_autocast() -> None:
-    made, z = quantizer(torch.randn(64, 8, generator=torch.Generator().manual_seed(0))), random_grid(8, 8, 4, seed=1)
+    """Far from the origin the distances are small differences of large numbers."""
+    made, z = quantizer(5 + torch.randn(64, 8, generator=torch.Generator().manual_seed(0))), 5 + random_grid(8, 8, 4, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = made.nearest(z)
     assert torch.equal(found, made.nearest(z))
@@ -100,79 +94,7 @@ def test_lookup_puts_the_vector_of_each_code_in_its_place() -> None:
         assert torch.equal(found[place[0], :, place[1], place[2]], made.codebook[codes[place]])
 
 
-# gradients
-
-
-def started_model() -> tuple[VQVAE, VQVAEOutput, Tensor]:
-    """A model after one step, its output for another batch, and the pixels of that batch."""
-    model = cast(VQVAE, digits_model(vqvae()))
-    step_once(model, digits(16), torch.optim.Adam(model.parameters()), learning_rate=1e-3)
-    batch = digits(8, start=50)
-    x = observe(batch.images, model.config.likelihood, noise_of(batch))
-    model.quantizer.codebook.requires_grad_()
-    output = model(x, None, noise_of(batch))
-    output.encoded.retain_grad()
-    return model, output, x
-
-
-def test_the_gradient_of_the_pixels_reaches_the_encoder_unchanged() -> None:
-    model, output, x = started_model()
-    output.pixels.nll(x).sum().backward()
-    straight = output.quantized.detach().requires_grad_()
-    model.head(model.decoder(straight)).nll(x).sum().backward()
-    torch.testing.assert_close(output.encoded.grad, straight.grad, rtol=1e-4, atol=1e-5)
-    assert straight.grad.abs().sum() > 0
-
-
-def test_the_decoder_sees_the_codes_and_not_the_encoder_output() -> None:
-    model, output, _ = started_model()
-    torch.testing.assert_close(output.pixels.mean, model.decode(output.codes).mean, rtol=1e-5, atol=1e-6)
-    assert torch.equal(output.quantized, model.quantizer.lookup(output.codes))
-    assert (model.head(model.decoder(output.encoded)).mean - output.pixels.mean).abs().max() > 1e-3
-
-
-def test_no_term_of_the_loss_has_a_gradient_for_the_codebook() -> None:
-    model, output, x = started_model()
-    objective(model.config, output, x).loss.sum().backward()
-    assert model.quantizer.codebook.grad is None
-    assert output.encoded.grad.abs().sum() > 0
-
-
-def test_the_codebook_is_state_and_no_parameter() -> None:
-    model = digits_model(vqvae())
-    assert not [name for name, _ in model.named_parameters() if name.startswith("quantizer")]
-    assert {name for name in model.state_dict() if name.startswith("quantizer")} == {
-        "quantizer.codebook",
-        "quantizer.counts",
-        "quantizer.started",
-    }
-
-
-# when the codebook moves
-
-
-def test_reading_never_changes_the_codebook() -> None:
-    model, batch = cast(VQVAE, digits_model(vqvae())), digits(16)
-    before = snapshot(model)
-    x = observe(batch.images, model.config.likelihood, noise_of(batch))
-    for mode in (True, False):
-        model.train(mode)
-        model(x, None, noise_of(batch))
-        model.decode(model.quantizer.nearest(model.encode(x)))
-        eval_step(model, batch, noise_of(batch))
-    after = snapshot(model)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_a_training_step_moves_the_codebook() -> None:
-    model = cast(VQVAE, digits_model(vqvae()))
-    for step in range(2):
-        before = model.quantizer.codebook.clone()
-        step_once(model, digits(16), sgd(model), step=step, learning_rate=1e-4)
-        assert not torch.equal(before, model.quantizer.codebook)
-
-
-# how it moves
+# how the codebook moves
 
 
 def test_update_equals_the_equations_in_float64() -> None:
@@ -210,7 +132,7 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     plain.update(z[:5], plain.nearest(z[:5]), torch.ones(5), noise)
     position = torch.tensor([0, 1, 2, 3, 4, 4, 7])  # padding repeats the last place, or lies beyond it
     weight = torch.tensor([1.0, 1, 1, 1, 1, 0, 0])
-    here = type(noise)(seed=noise.seed, scope=noise.scope, step=noise.step, position=position, rows=5)
+    here = replace(noise, position=position)
     padded.update(z, padded.nearest(z), weight, here)
     torch.testing.assert_close(padded.codebook, plain.codebook)
     torch.testing.assert_close(padded.counts, plain.counts)
@@ -221,11 +143,10 @@ def test_rows_of_weight_zero_do_not_count() -> None:
 def test_codes_never_start_or_restart_at_padding(seed: int) -> None:
     made = quantizer(num_codes=16)
     z = random_grid(6, 2, 2, seed)
-    z[3:] = 1e6
-    noise = noise_for(3, seed=seed)
-    here = type(noise)(seed=seed, scope="train", step=0, position=torch.tensor([0, 1, 2, 2, 1, 5]), rows=3)
-    made.update(z, made.nearest(z), torch.tensor([1.0, 1, 1, 0, 0, 0]), here)
-    assert is_row_of(made.codebook, vectors_of(z[:3])).all()
+    z[[0, 2, 5]] = 1e6
+    noise = replace(noise_for(3, seed=seed), position=torch.tensor([2, 0, 1, 1, 2, 5]))
+    made.update(z, made.nearest(z), torch.tensor([0.0, 1, 0, 1, 1, 0]), noise)
+    assert is_row_of(made.codebook, vectors_of(z[[1, 3, 4]])).all()
 
 
 @settings(deadline=None, max_examples=20)

@@ -1,6 +1,7 @@
 """The learning rate as a pure function of the step."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_after_it(total: int, peak: fl
     warmup = int(fraction * total)
     assert rates[: warmup + 1] == sorted(rates[: warmup + 1])
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
-    assert rates[warmup] == pytest.approx(peak if total > 0 else 0)
+    assert rates[warmup] == pytest.approx(peak)
     assert max(rates) <= peak * (1 + 1e-12)
     assert min(rates) >= peak * 1e-4 * (1 - 1e-9)
 
@@ -38,7 +39,7 @@ def test_the_warm_up_is_linear_from_a_twenty_fifth_of_the_peak() -> None:
     assert rates[0] == pytest.approx(0.5 / 25)
     assert rates[15] == pytest.approx((0.5 / 25 + 0.5) / 2)
     assert rates[30] == pytest.approx(0.5)
-    steps = [b - a for a, b in zip(rates, rates[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(rates)]
     assert steps == pytest.approx([steps[0]] * 30)
 
 

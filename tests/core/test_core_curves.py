@@ -1,0 +1,45 @@
+"""The first 20 losses of each family, against a committed file: a change of the numbers must be meant.
+
+After a change that is meant: `python tests/core/test_core_curves.py` writes the file anew.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from core_models import FAMILIES, digits, digits_model, step_once
+
+from vae_core.config import ModelConfig
+from vae_core.schedules import one_cycle
+from vae_core.training import make_optimizer
+
+FILE = Path(__file__).with_name("loss_curves.json")
+STEPS, ROWS = 20, 64
+
+
+def curve(config: ModelConfig) -> list[float]:
+    """The mean loss of each of the first steps."""
+    model, losses = digits_model(config), []
+    optimizer = make_optimizer(model, learning_rate=0.0)
+    for step in range(STEPS):
+        rate = one_cycle(step, total_steps=STEPS, peak=5e-3, warmup_fraction=0.3)
+        terms = step_once(model, digits(ROWS, start=ROWS * step), optimizer, step=step, learning_rate=rate)
+        losses.append(terms.loss.mean().item())
+    return losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_curve_is_the_committed_one(family: str) -> None:
+    expected = json.loads(FILE.read_text())[family]
+    assert len(expected) == STEPS
+    assert curve(FAMILIES[family]) == pytest.approx(expected, rel=1e-3)
+    assert expected[-1] < expected[0]
+
+
+def test_the_file_holds_every_family_and_no_other() -> None:
+    assert set(json.loads(FILE.read_text())) == set(FAMILIES)
+
+
+if __name__ == "__main__":
+    curves = {family: [round(loss, 5) for loss in curve(config)] for family, config in FAMILIES.items()}
+    FILE.write_text(json.dumps(curves, indent=1) + "\n")

@@ -1,0 +1,170 @@
+"""What one rank does, and what one process does with the joined batch: the same code, run by `test_gloo`.
+
+As a program: `gloo_rank.py RANK WORLD DIRECTORY`. It joins a process group through a file and leaves what it computed
+in DIRECTORY/rank-RANK.pt.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vae_core import distributed
+from vae_core.batch import Batch
+from vae_core.config import ConvConfig, DataSpec, MLPConfig, ModelConfig, VAEConfig, VQVAEConfig
+from vae_core.metrics.codebook import CodebookUsage
+from vae_core.metrics.latent import ActiveUnits
+from vae_core.metrics.means import Means
+from vae_core.models import build_model
+from vae_core.noise import Noise
+from vae_core.training import NonFiniteGradient, eval_step, make_optimizer, train_step, unwrap
+
+DATA = DataSpec(channels=1, height=8, width=8, num_classes=4)
+MLP = MLPConfig(kind="mlp", hidden=(16,), activation="silu")
+CONV = ConvConfig(kind="conv", channels=4, downsamples=2, residual_blocks=1, activation="silu")
+FAMILIES: dict[str, ModelConfig] = {
+    "vae": VAEConfig(kind="vae", latent_dim=3, network=CONV, likelihood="gaussian"),
+    "cvae": VAEConfig(kind="vae", latent_dim=3, network=MLP, condition="label"),
+    "vqvae": VQVAEConfig(kind="vqvae", num_codes=8, code_dim=3, network=CONV, ema_decay=0.6, restart_below=0.5),
+}
+SIZES = (7, 1, 8, 5, 7, 6)  # rows of the global batches: uneven for two ranks, one with padding alone on a rank
+CPU = torch.device("cpu")
+
+
+def global_batch(step: int, rows: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randint(0, 256, (rows, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(4, (rows,), generator=generator)
+    return Batch(images, labels, torch.ones(rows), torch.arange(rows), rows)
+
+
+def own_rows(batch: Batch) -> Batch:
+    """Every world-th row, padded to the same length with the last row; the whole batch where there is one rank."""
+    world, rows = distributed.world_size(), batch.global_rows
+    places = distributed.rank() + world * torch.arange(-(-rows // world))
+    weight, places = (places < rows).float(), places.clamp(max=rows - 1)
+    assert batch.labels is not None
+    return Batch(batch.images[places], batch.labels[places], weight, places, rows)
+
+
+def own_batch(step: int, rows: int) -> tuple[Batch, Noise]:
+    batch = own_rows(global_batch(step, rows))
+    return batch, Noise.of(batch, seed=1, scope="train", step=step)
+
+
+def train(config: ModelConfig, optimizer_of: Callable[[nn.Module], Any], rate: float, steps: int) -> dict[str, Tensor]:
+    """The model's state after some steps."""
+    core = build_model(config, DATA)
+    optimizer, model = optimizer_of(core), distributed.data_parallel(core, CPU)
+    for step in range(steps):
+        batch, noise = own_batch(step, SIZES[step])
+        train_step(model, batch, optimizer, noise=noise, learning_rate=rate, max_grad_norm=50.0)
+    assert unwrap(model) is core
+    return {name: tensor.clone() for name, tensor in core.state_dict().items()}
+
+
+def one_step(config: ModelConfig) -> dict[str, Tensor]:
+    return train(config, lambda core: torch.optim.SGD(core.parameters(), lr=1.0), rate=1e-2, steps=1)
+
+
+def several_steps(config: ModelConfig) -> dict[str, Tensor]:
+    return train(config, lambda core: make_optimizer(core, learning_rate=1e-3), rate=1e-3, steps=len(SIZES))
+
+
+def metrics() -> dict[str, Any]:
+    """Figures over uneven batches: of a model's terms, of latents and of codes."""
+    means, units, usage = Means(), ActiveUnits(3), CodebookUsage(8)
+    model = build_model(FAMILIES["vae"], DATA)
+    for step, rows in enumerate(SIZES):
+        batch, noise = own_batch(step, rows)
+        means.add(eval_step(model, batch, noise), batch.weight)
+        units.add(batch.images[:, 0, 0, :3] / 255 * torch.tensor([0.1, 0.5, 1.0]), batch.weight)
+        usage.add(batch.images[:, 0, ::4, ::4].long() // 40, batch.weight)
+        for figure in (means, units, usage):
+            figure.compute()  # as a log does, which must not disturb what follows
+    return {
+        "means": means.compute(),
+        "variances": units.variances(),
+        "active_units": units.compute(),
+        "usage": usage.compute(),
+        "resumed": resumed_means(),
+    }
+
+
+def resumed_means() -> dict[str, float]:
+    """Means over all batches, where after half of them rank 0 alone goes on from the saved state."""
+    means = Means()
+    for step, rows in enumerate(SIZES):
+        if step == len(SIZES) // 2:
+            state, means = means.state_dict(), Means()
+            if distributed.rank() == 0:
+                means.load_state_dict(state)
+        batch, _ = own_batch(step, rows)
+        means.add({"x": batch.images.double().flatten(1).mean(1)}, batch.weight)
+    return means.compute()
+
+
+def fault_on_the_last_rank(config: ModelConfig) -> dict[str, Any]:
+    """A gradient that is not finite on one rank: what every rank does, and what is left of the model."""
+    core = build_model(config, DATA)
+    optimizer, model = make_optimizer(core, learning_rate=1e-3), distributed.data_parallel(core, CPU)
+    before = {name: tensor.clone() for name, tensor in core.state_dict().items()}
+    if distributed.rank() == distributed.world_size() - 1:
+        next(core.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    batch, noise = own_batch(0, 7)
+    try:
+        train_step(model, batch, optimizer, noise=noise, learning_rate=1e-3, max_grad_norm=50.0)
+        raised = False
+    except NonFiniteGradient:
+        raised = True
+    unchanged = all(torch.equal(tensor, before[name]) for name, tensor in core.state_dict().items())
+    return {"raised": raised, "unchanged": unchanged}
+
+
+def collectives() -> dict[str, Any]:
+    rank, tensor = distributed.rank(), torch.tensor([1.0, 2.0]) * (distributed.rank() + 1)
+    returned = distributed.all_reduce_sum(tensor)
+    distributed.barrier()
+    wrapped = distributed.data_parallel(nn.Linear(1, 1), CPU)
+    return {
+        "rank": rank,
+        "world": distributed.world_size(),
+        "sum": tensor.tolist(),
+        "in_place": returned is tensor,
+        "from_rank_zero": [distributed.from_rank_zero(value + 1000 * rank) for value in (0, 17, 2**40)],
+        "wrapped": type(wrapped).__name__,
+        "broadcasts_buffers": getattr(wrapped, "broadcast_buffers", None),
+    }
+
+
+def results() -> dict[str, Any]:
+    """Everything, as this process computes it."""
+    return {
+        "collectives": collectives(),
+        "one_step": {family: one_step(config) for family, config in FAMILIES.items()},
+        "several_steps": {family: several_steps(config) for family, config in FAMILIES.items()},
+        "fault": {family: fault_on_the_last_rank(config) for family, config in FAMILIES.items()},
+        "metrics": metrics(),
+    }
+
+
+def main(rank: int, world: int, directory: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/group", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    torch.save(results(), directory / f"rank-{rank}.pt")
+    distributed.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    # Gloo connects the ranks by the address of the host's name, which need not resolve on a laptop.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,205 @@
+"""A small sharded data set, small runs on it, and one Ray for the tests that need it."""
+
+import gc
+import os
+import secrets
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import files, runtime
+from pipeline.config import ComputeConfig, DataConfig, ShardConfig, SourceConfig, TrainConfig
+from pipeline.data import shards as sharding
+from pipeline.data.ingest import prepare
+from pipeline.data.shard_writer import write_group
+from pipeline.data.sources.digits import open_digits
+from pipeline.train.loop import train
+from pipeline.train.publish import publish_model
+from pipeline.train.run import TrainRun
+from vae_core.config import ConvConfig, MLPConfig, ModelConfig, VAEConfig, VQVAEConfig
+
+# Ray reads its environment when it is imported, which some test modules do while they are collected.
+os.environ.update({**runtime._ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **os.environ})
+
+MLP = MLPConfig(kind="mlp", hidden=(32,))
+MODELS: Mapping[str, ModelConfig] = {
+    "vae": VAEConfig(kind="vae", latent_dim=4, network=MLP),
+    "cvae": VAEConfig(kind="vae", latent_dim=4, network=MLP, condition="label"),
+    "vqvae": VQVAEConfig(
+        kind="vqvae", num_codes=16, code_dim=4, network=ConvConfig(kind="conv", channels=8, downsamples=2)
+    ),
+}
+PARAMS = """\
+data:
+  source: {kind: digits}
+  validation_fraction: 0.2
+  test_fraction: 0.2
+  max_bad_fraction: 0.0
+shard:
+  seed: 0
+  shard_bytes: 400000
+families: [vae, vqvae]
+models:
+  vae:
+    kind: vae
+    latent_dim: 4
+    network: {kind: mlp, hidden: [32]}
+  vqvae:
+    kind: vqvae
+    num_codes: 16
+    code_dim: 4
+    network: {kind: conv, channels: 8, downsamples: 2}
+train:
+  seed: 0
+  epochs: 2
+  global_batch_size: 128
+  learning_rate: 0.002
+  warmup_fraction: 0.3
+  max_grad_norm: 1000.0
+  window_shards: 2
+tune:
+  search:
+    trials: 2
+    seed: 0
+    scheduler: halving
+    rungs: [1]
+  spaces:
+    vae:
+      beta: [0.5, 1.0]
+    vqvae: {}
+prior: {}
+evaluate:
+  seed: 0
+  batch_size: 100
+  nll_samples: 2
+  figure_images: 10
+export:
+  parity_images: 20
+  tolerance: 1.0e-4
+report:
+  title: Digits
+  data_images: 8
+retrain: {}
+compute:
+  address: null
+  workers: auto
+  storage: .runs
+  downloads: .cache
+  checkpoint_every_steps: 4
+  max_failures: 0
+"""
+
+
+@pytest.fixture
+def params_text() -> str:
+    """A whole params.yaml for the digits."""
+    return PARAMS
+
+
+@pytest.fixture(scope="session")
+def models() -> Mapping[str, ModelConfig]:
+    """A small model of each family."""
+    return MODELS
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of scikit-learn's digits, written without Ray: 1163 train, 304 val, 330 test. Not to be changed."""
+    data = tmp_path_factory.mktemp("digits") / "data"
+    config = DataConfig(
+        source=SourceConfig(kind="digits"), validation_fraction=0.2, test_fraction=0.2, max_bad_fraction=0.0
+    )
+    prepare(open_digits(None), config, data)
+    dataset, layout = sharding.read_dataset(data)
+    plans = sharding.plan(data, dataset["counts"], layout, ShardConfig(seed=0, shard_bytes=400_000))
+    with files.new_directory(data / "shards") as folder:
+        sharding.make_folders(folder)
+        sharding.finish(folder, dataset, layout, write_group(data / "prepared", folder, layout, plans))
+    return data / "shards"
+
+
+@pytest.fixture(scope="session")
+def make_run(shards: Path) -> Callable[..., TrainRun]:
+    """A run of a family, ten steps an epoch; keywords change the `train` section."""
+
+    def make(model: str | ModelConfig = "vae", folder: Path = shards, **changes: Any) -> TrainRun:
+        values: dict[str, Any] = {
+            "seed": 0, "epochs": 2, "global_batch_size": 128, "learning_rate": 0.002, "warmup_fraction": 0.3,
+            "max_grad_norm": 1000.0, "window_shards": 2}  # fmt: skip
+        config = TrainConfig(**{**values, **changes})
+        return TrainRun.of(MODELS[model] if isinstance(model, str) else model, config, folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(make_run: Callable[..., TrainRun], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """The directory of an uninterrupted run of each family. Not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    for family in MODELS:
+        train(make_run(family), folder / family, on_epoch=lambda *_: None, checkpoint_every_steps=4)
+    return {family: folder / family for family in MODELS}
+
+
+@pytest.fixture(scope="session")
+def published(
+    trained: Mapping[str, Path], make_run: Callable[..., TrainRun], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Path]:
+    """The model that each of those runs leaves. Not to be changed."""
+    folder = tmp_path_factory.mktemp("published")
+    for family, directory in trained.items():
+        publish_model(make_run(family), directory, folder / family)
+    return {family: folder / family for family in MODELS}
+
+
+@pytest.fixture
+def make_compute(tmp_path: Path) -> Callable[..., ComputeConfig]:
+    """This machine, with folders of the test's own."""
+
+    def make(**changes: Any) -> ComputeConfig:
+        values: dict[str, Any] = {
+            "address": None, "workers": "auto", "storage": str(tmp_path), "downloads": str(tmp_path),
+            "checkpoint_every_steps": 4, "max_failures": 0}  # fmt: skip
+        return ComputeConfig(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Ray with two cores, one for the session: `runtime.cluster` finds it and leaves it running."""
+    compute = ComputeConfig(
+        address=None, workers="auto", storage="", downloads="", checkpoint_every_steps=1, max_failures=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(os, "cpu_count", lambda: 2)
+            cluster = runtime.cluster(compute)
+            cluster.__enter__()
+        yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cluster.__exit__(None, None, None)
+        gc.collect()  # of the processes that it leaves behind; found here, they warn in no other test
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models are fastest so, above all where other processes want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch threads, on which the last bits of a sum depend."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

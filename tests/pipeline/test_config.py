@@ -1,0 +1,388 @@
+"""params.yaml: every mistake is one line that names file, line, key and remedy; every key is read by someone."""
+
+import ast
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.closure import PACKAGES, ROOT
+from pipeline.config import Params, fingerprint, load_params, with_overrides
+from pipeline.errors import UserError
+from pipeline.operate.deps import UNTRACKED, parameters, rewrite
+from vae_core.config import MLPConfig, VAEConfig, to_dict
+
+DVC_YAML = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+STAGES: dict[str, Any] = YAML(typ="safe").load(DVC_YAML)["stages"]
+SECTIONS = "data, shard, families, models, train, tune, prior, evaluate, export, report, retrain, compute"
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def load(text: str | bytes) -> Params:
+        Path("params.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
+        return load_params()
+
+    return load
+
+
+# What is replaced, by what, text on the line that the message names, and the message after the line number.
+MISTAKES: dict[str, tuple[str, str, str, str]] = {
+    "typo in a key": (
+        "learning_rate:", "learning_rat:", "learning_rat:",
+        "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
+    "typo in a section": ("prior: {}", "priors: {}", "priors:", "priors: unknown key; did you mean 'prior'?"),
+    "typo in a nested key": (
+        "channels: 8", "chanels: 8", "chanels", "models.vqvae.network.chanels: unknown key; did you mean 'channels'?"),
+    "typo in the key of a kind": (
+        "kind: digits", "knd: digits", "knd", "data.source.knd: unknown key; did you mean 'kind'?"),
+    "typo in the key of a network's kind": (
+        "kind: conv", "kin: conv", "kin: conv", "models.vqvae.network.kin: unknown key; did you mean 'kind'?"),
+    "key of another kind": (
+        "hidden: [32]", "hidden: [32], depth: 3", "depth",
+        "models.vae.network.depth: unknown key; known: activation, hidden, kind"),
+    "key where none is": ("prior: {}", "prior: {depth: 3}", "prior", "prior.depth: unknown key"),
+    "string for a number": ("epochs: 2", "epochs: '2'", "epochs: ", "train.epochs: expected an integer, got '2'"),
+    "word for a number": (
+        "learning_rate: 0.002", "learning_rate: yes", "learning_rate",
+        "train.learning_rate: expected a number, got 'yes'"),
+    "nothing for a number": (
+        "learning_rate: 0.002", "learning_rate:", "learning_rate", "train.learning_rate: expected a number, got None"),
+    "fraction for a count": ("epochs: 2", "epochs: 2.0", "epochs", "train.epochs: expected an integer, got 2.0"),
+    "bool for a count": ("epochs: 2", "epochs: true", "epochs", "train.epochs: expected an integer, got True"),
+    "number for text": ("title: Digits", "title: 3", "title", "report.title: expected text, got 3"),
+    "empty batch": (
+        "global_batch_size: 128", "global_batch_size: 0", "global_batch_size",
+        "train.global_batch_size: expected an integer of at least 1, got 0"),
+    "whole fraction": (
+        "test_fraction: 0.2", "test_fraction: 1", "test_fraction",
+        "data.test_fraction: expected a number between 0 and 1, both excluded, got 1.0"),
+    "not a number": (
+        "learning_rate: 0.002", "learning_rate: .nan", "learning_rate",
+        "train.learning_rate: expected a finite number, got nan"),
+    "infinity": (
+        "max_grad_norm: 1000.0", "max_grad_norm: .inf", "max_grad_norm",
+        "train.max_grad_norm: expected a finite number, got inf"),
+    "item of a list": (
+        "hidden: [32]", "hidden: [32, x]", "hidden", "models.vae.network.hidden.1: expected an integer, got 'x'"),
+    "item out of range": (
+        "hidden: [32]", "hidden: [32, 0]", "hidden",
+        "models.vae.network.hidden: expected at least one width, each at least 1, got (32, 0)"),
+    "number for a list": ("hidden: [32]", "hidden: 32", "hidden", "models.vae.network.hidden: expected a list, got 32"),
+    "number for a section": ("prior: {}", "prior: 3", "prior", "prior: expected a section with keys, got 3"),
+    "unknown kind of model": (
+        "kind: vqvae", "kind: vqva", "kind: vqva", "models.vqvae.kind: expected 'vae' or 'vqvae', got 'vqva'"),
+    "missing kind of model": (
+        "    kind: vqvae\n", "", "  vqvae:", "models.vqvae.kind: missing, and it has no default"),
+    "unknown kind of network": (
+        "kind: mlp", "kind: mpl", "kind: mpl", "models.vae.network.kind: expected 'mlp' or 'conv', got 'mpl'"),
+    "unknown kind of source": (
+        "kind: digits", "kind: digit", "source",
+        "data.source.kind: expected 'mnist', 'fashion_mnist' or 'digits', got 'digit'"),
+    "kind that another family has": (
+        "{kind: conv, channels: 8, downsamples: 2}", "{kind: mlp, hidden: [8]}", "hidden: [8]",
+        "models.vqvae.network.kind: expected 'conv', got 'mlp'"),
+    "choice between types": (
+        "workers: auto", "workers: many", "workers", "compute.workers: expected an integer or 'auto', got 'many'"),
+    "choice of words": (
+        "scheduler: halving", "scheduler: asha", "scheduler",
+        "tune.search.scheduler: expected 'halving' or 'none', got 'asha'"),
+    "missing section": ("prior: {}\n", "", "data:", "prior: missing, and it has no default"),
+    "missing key": ("  epochs: 2\n", "", "train:", "train.epochs: missing, and it has no default"),
+    "duplicate key": (
+        "  epochs: 2\n", "  epochs: 2\n  epochs: 3\n", "  epochs: 3",
+        'not valid YAML: found duplicate key "epochs" with value "3" (original value: "2")'),
+    "tab": (
+        "  epochs: 2\n", "\tepochs: 2\n", "\tepochs",
+        "not valid YAML: found character '\\t' that cannot start any token"),
+    "open bracket": ("epochs: 2", "epochs: [2", "global_batch", "not valid YAML: expected ',' or ']', but got ':'"),
+    "family without a model": (
+        "families: [vae, vqvae]", "families: [vae, vqvea]", "families",
+        "families.1: no model of this name: 'vqvea'; did you mean 'vqvae'?"),
+    "family twice": (
+        "families: [vae, vqvae]", "families: [vae, vae]", "families",
+        "families: expected at least one name, each once, got ['vae', 'vae']"),
+    "no family": (
+        "families: [vae, vqvae]", "families: []", "families",
+        "families: expected at least one name, each once, got []"),
+    "family without a space": (
+        "    vqvae: {}\n", "", "  spaces:",
+        "tune.spaces: no entry for the family 'vqvae'; add one ({} for no sweep)"),
+    "space without a model": (
+        "    vqvae: {}\n", "    vqvae: {}\n    vqvea: {}\n", "vqvea",
+        "tune.spaces.vqvea: no model of this name; did you mean 'vqvae'?"),
+    "typo in a swept key": ("beta: [", "bet: [", "bet: [", "tune.spaces.vae.bet: unknown key; did you mean 'beta'?"),
+    "typo in a nested swept key": (
+        "beta: [0.5, 1.0]", "network.activatoin: [relu]", "activatoin",
+        "tune.spaces.vae.network.activatoin: unknown key; did you mean 'network.activation'?"),
+    "swept kind": (
+        "beta: [0.5, 1.0]", "kind: [vae]", "kind: [vae]",
+        "tune.spaces.vae.kind: unknown key; "
+        "known: beta, condition, latent_dim, likelihood, network.activation, network.hidden"),
+    "swept value out of range": (
+        "beta: [0.5, 1.0]", "beta: [0.5, -1.0]", "beta",
+        "tune.spaces.vae.beta: expected a number of at least 0, got -1.0"),
+    "swept value of another type": (
+        "beta: [0.5, 1.0]", "latent_dim: [2, 2.5]", "latent_dim: [",
+        "tune.spaces.vae.latent_dim: expected an integer, got 2.5"),
+    "swept value no number": (
+        "beta: [0.5, 1.0]", "beta: [.inf]", "beta: [",
+        "tune.spaces.vae.beta.0: expected an integer or a finite number or text, got inf"),
+    "swept bool": (
+        "beta: [0.5, 1.0]", "beta: [true]", "beta: [",
+        "tune.spaces.vae.beta.0: expected an integer or a number or text, got True"),
+    "swept value twice": (
+        "beta: [0.5, 1.0]", "beta: [1, 1.0]", "beta: [",
+        "tune.spaces.vae.beta: expected each value once, got [1, 1.0]"),
+    "no swept value": ("beta: [0.5, 1.0]", "beta: []", "beta: [", "tune.spaces.vae.beta: expected at least one value"),
+    "rungs that fall": (
+        "rungs: [1]", "rungs: [2, 1]", "rungs",
+        "tune.search.rungs: expected epochs of at least 1, each above the one before, got (2, 1)"),
+    "rung at the last epoch": (
+        "rungs: [1]", "rungs: [1, 2]", "rungs", "tune.search.rungs: expected epochs below train.epochs (2)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_line_and_key(load: Any, params_text: str, mistake: str) -> None:
+    old, new, at, message = MISTAKES[mistake]
+    assert params_text.count(old) == 1
+    text = params_text.replace(old, new)
+    line = text[: text.index(at)].count("\n") + 1
+    with pytest.raises(UserError) as error:
+        load(text)
+    assert str(error.value) == f"params.yaml:{line}: {message}"
+
+
+def test_mistakes_are_reported_together(load: Any, params_text: str) -> None:
+    text = params_text.replace("epochs: 2", "epochs: 0").replace("beta: [", "bet: [").replace("title: D", "titel: D")
+    with pytest.raises(UserError) as error:
+        load(text)
+    assert [line.split(": ")[1] for line in str(error.value).splitlines()] == ["train.epochs", "report.titel"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", f"params.yaml:1: expected the sections {SECTIONS}; found none"),
+        (b"- 1\n", f"params.yaml:1: expected the sections {SECTIONS}; found none"),
+        (b"just text", f"params.yaml:1: expected the sections {SECTIONS}; found none"),
+        (b"a: b: c", "params.yaml:1: not valid YAML: mapping values are not allowed here"),
+        (b"\xff\xfe\x00", "params.yaml: not UTF-8 text (invalid start byte at byte 0); save it as UTF-8"),
+        (
+            b"a: \x07",
+            "params.yaml: not valid YAML: unacceptable character #x0007: special characters are not allowed",
+        ),
+    ],
+)
+def test_a_file_without_sections_is_one_line(load: Any, content: bytes, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(content)
+    assert str(error.value) == message
+
+
+def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"params.yaml: no such file; run from the project's folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+@given(st.binary(max_size=50) | st.text(alphabet="ab0:-[]{}&*!<|>?%@'\"#., \n\t", max_size=50).map(str.encode))
+def test_any_other_content_is_refused_in_words(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"any\.yaml"):
+        load_params(path)
+
+
+def test_the_shipped_file_is_right() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert set(params.families) <= set(params.models)
+
+
+def test_numbers_are_those_of_yaml_1_2(load: Any, params_text: str) -> None:
+    text = params_text.replace("learning_rate: 0.002", "learning_rate: 1e-3").replace("1000.0", "1000")
+    params = load(text.replace("title: Digits", "title: on").replace("epochs: 2", "epochs: 0o10"))
+    assert (params.train.learning_rate, params.report.title, params.train.epochs) == (0.001, "on", 8)
+    assert isinstance(params.train.max_grad_norm, float)
+
+
+def test_anchors_and_merges_are_followed(load: Any, params_text: str) -> None:
+    text = params_text.replace("  vae:\n    kind", "  vae: &vae\n    kind").replace(
+        "  vqvae:\n    kind", "  cvae:\n    <<: *vae\n    condition: label\n  vqvae:\n    kind"
+    )
+    models = load(text).models
+    assert models["cvae"] == dataclasses.replace(models["vae"], condition="label")
+
+
+def classes(kind: Any = Params) -> Iterator[type]:
+    """Every configuration class that `kind` holds."""
+    if dataclasses.is_dataclass(kind):
+        yield kind
+        for hint in typing.get_type_hints(kind).values():
+            yield from classes(hint)
+    for argument in typing.get_args(kind):
+        yield from classes(argument)
+
+
+CLASSES = sorted(set(classes()), key=lambda kind: kind.__name__)
+EMPTY = {f.name for f in dataclasses.fields(Params) if dataclasses.is_dataclass(f.type) and not f.type.__slots__}
+
+
+def test_the_walk_finds_every_configuration_class() -> None:
+    assert {"Params", "SourceConfig", "SearchConfig", "VAEConfig", "VQVAEConfig", "MLPConfig", "ConvConfig"} <= {
+        kind.__name__ for kind in CLASSES
+    }
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_refuses_an_unknown_key(kind: type) -> None:
+    with pytest.raises(ValidationError) as error:
+        TypeAdapter(kind).validate_json('{"nonsense": 1}')
+    assert ("unexpected_keyword_argument", ("nonsense",)) in [(e["type"], e["loc"]) for e in error.value.errors()]
+    with pytest.raises(TypeError, match="nonsense"):
+        kind(nonsense=1)
+
+
+NUMBERS = [(kind, field.name) for kind in CLASSES for field in dataclasses.fields(kind) if field.type is float]
+
+
+@pytest.mark.parametrize(("kind", "name"), NUMBERS, ids=[f"{kind.__name__}.{name}" for kind, name in NUMBERS])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "true", '"1.0"'])
+def test_every_number_refuses_what_is_none(kind: type, name: str, value: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        TypeAdapter(kind).validate_json(f'{{"{name}": {value}}}')
+    assert {e["type"] for e in error.value.errors() if e["loc"] == (name,)} <= {"finite_number", "float_type"}
+    assert name in {e["loc"][0] for e in error.value.errors()}
+
+
+def sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from (p for p in (ROOT / package).rglob("*.py") if not p.name.startswith("config"))
+
+
+def test_every_key_is_read_by_code() -> None:
+    """A key that nobody reads would be accepted and do nothing."""
+    nodes = [node for path in sources() for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    by_branch = {"kind"}  # pydantic and `match` read it, as the class
+    keys = {field.name for kind in CLASSES for field in dataclasses.fields(kind)}
+    assert keys - by_branch - EMPTY - read == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_exactly_the_parameters_it_reads(stage: str) -> None:
+    assert STAGES[stage]["params"] == parameters(stage)
+
+
+def test_every_section_is_a_dependency_of_some_stage_but_where_it_runs() -> None:
+    listed = {key.split(".")[0] for stage in STAGES.values() for key in stage["params"]}
+    assert listed | EMPTY == set(Params.__slots__) - {UNTRACKED}
+    assert UNTRACKED not in listed
+
+
+def test_the_committed_dvc_yaml_is_exact() -> None:
+    assert rewrite(DVC_YAML) == DVC_YAML
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("      - pipeline/train/loop.py\n", ""),
+        ("      - vae_core/config.py\n", ""),
+        ("      - pipeline/export/card.md\n", ""),
+        ("    params:\n      - evaluate\n", "    params:\n      - evaluate\n      - compute\n"),
+        ("    params:\n      - shard\n", "    params: []\n"),
+        ("      - pipeline/stages/shard.py\n", "      - pipeline/stages/shard.py\n      - pipeline/report/page.py\n"),
+    ],
+)
+def test_a_changed_dvc_yaml_is_put_right(old: str, new: str) -> None:
+    assert old in DVC_YAML
+    assert rewrite(DVC_YAML.replace(old, new)) == DVC_YAML
+
+
+MODEL = VAEConfig(kind="vae", latent_dim=4, network=MLPConfig(kind="mlp", hidden=(8,)))
+
+
+def test_overrides_replace_values_at_any_depth() -> None:
+    changed = with_overrides(MODEL, {"beta": 2, "network.activation": "tanh"})
+    assert changed == dataclasses.replace(
+        MODEL, beta=2.0, network=dataclasses.replace(MODEL.network, activation="tanh")
+    )
+    assert fingerprint(changed) == fingerprint(with_overrides(changed, {"beta": 2.0})), "2 and 2.0 are one run"
+    assert MODEL.beta == 1.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"bta": 1.0}, "unknown key; did you mean 'beta'?"),
+        ({"network.hiden": 1}, "unknown key; did you mean 'network.hidden'?"),
+        ({"beta.x": 1}, "unknown key; did you mean 'beta'?"),
+        ({"latent_dim": 0}, "expected an integer of at least 1, got 0"),
+        ({"latent_dim": "3"}, "expected an integer, got '3'"),
+        ({"likelihood": "poisson"}, "expected 'bernoulli' or 'gaussian', got 'poisson'"),
+        ({"beta": float("nan")}, "expected a finite number, got nan"),
+    ],
+)
+def test_overrides_are_checked_like_the_file(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"expected|unknown") as error:
+        with_overrides(MODEL, overrides)
+    assert str(error.value) == message
+
+
+def test_a_fingerprint_is_the_same_in_every_process(tmp_path: Path, params_text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(params_text)
+    code = (
+        "import sys; from pathlib import Path; from pipeline.config import *; "
+        "print(fingerprint(load_params(Path(sys.argv[1]))))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(path)], cwd=ROOT, env={"PYTHONHASHSEED": seed}, text=True,
+            check=True, capture_output=True).stdout.strip()
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert found == {fingerprint(load_params(path))}
+
+
+def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        nested = leaves(value, (*path, field.name)) if dataclasses.is_dataclass(value) else [(*path, field.name)]
+        yield from nested
+
+
+def test_a_fingerprint_changes_with_every_field(load: Any, params_text: str) -> None:
+    params = load(params_text)
+    found = {fingerprint(params), fingerprint(params.models["vae"])}
+    count = 2
+    for root in (params, params.models["vae"], params.models["vqvae"]):
+        for path in leaves(root):
+            changed = copy.deepcopy(root)
+            node: Any = changed
+            for part in path[:-1]:
+                node = getattr(node, part)
+            object.__setattr__(node, path[-1], "changed")
+            found.add(fingerprint(changed))
+            count += 1
+    assert len(found) == count > 50
+
+
+@given(st.permutations(["kind", "latent_dim", "network", "beta"]))
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys(order: list[str]) -> None:
+    values = {name: to_dict(MODEL)[name] for name in order}
+    assert fingerprint(TypeAdapter(VAEConfig).validate_json(json.dumps(values))) == fingerprint(MODEL)

@@ -1,0 +1,110 @@
+"""The stream of a run's figures: it survives a kill, and curves and progress are made from it."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.train.tracking import MetricLog, curves, follow, follow_sweep
+
+
+def figures(value: float) -> dict[str, float]:
+    return {"neg_elbo_nats": value, "distortion_nats": value - 5, "rate_nats": 5.0}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> MetricLog:
+    """Two epochs of ten steps, with a row of training figures in the middle of each."""
+    log = MetricLog(tmp_path)
+    for epoch in range(2):
+        at = 10 * epoch
+        log.write(step=at + 5, epoch=epoch, samples=at + 5, split="train", values=figures(100 - at))
+        log.write(step=at + 10, epoch=epoch, samples=at + 10, split="train", values=figures(90 - at))
+        log.write(step=at + 10, epoch=epoch, samples=at + 10, split="val", values=figures(95 - at))
+    return log
+
+
+def test_rows_are_read_as_they_were_written(log: MetricLog) -> None:
+    assert log.rows()[0] == {"step": 5, "epoch": 0, "samples": 5, "split": "train", **figures(100)}
+    assert [row["step"] for row in log.rows()] == [5, 10, 10, 15, 20, 20]
+    assert [json.loads(line) for line in log.path.read_text().splitlines()] == log.rows()
+
+
+def test_epochs_are_the_validation_figures_alone(log: MetricLog) -> None:
+    assert log.epochs() == [figures(95), figures(85)]
+
+
+def test_a_run_that_has_not_begun_has_no_rows(tmp_path: Path) -> None:
+    assert MetricLog(tmp_path).rows() == []
+    assert MetricLog(tmp_path).epochs() == []
+
+
+def test_half_a_last_line_is_passed_over_and_then_removed(log: MetricLog) -> None:
+    whole, text = log.rows(), log.path.read_text()
+    for cut in (1, 20, len(text.splitlines()[-1])):
+        log.path.write_text(text + text.splitlines()[-1][:cut])
+        assert log.rows() == whole
+    log.rewind(20)
+    log.write(step=21, epoch=2, samples=21, split="train", values={})
+    assert [row["step"] for row in log.rows()] == [*(row["step"] for row in whole), 21]
+
+
+@pytest.mark.parametrize(("step", "left"), [(20, 6), (19, 4), (15, 4), (10, 3), (9, 1), (0, 0)])
+def test_rewinding_forgets_the_rows_after_a_step(log: MetricLog, step: int, left: int) -> None:
+    before = log.rows()
+    log.rewind(step)
+    assert log.rows() == before[:left]
+
+
+def test_figures_are_finite(log: MetricLog) -> None:
+    before = log.rows()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        log.write(step=21, epoch=2, samples=1, split="val", values={"rate_nats": float("nan")})
+    assert log.rows() == before
+
+
+def test_curves_have_a_line_an_epoch_with_the_last_training_figures(log: MetricLog) -> None:
+    lines = [line.split("\t") for line in curves(log.rows()).splitlines()]
+    names = ("neg_elbo_nats", "distortion_nats", "rate_nats")
+    assert lines[0] == ["epoch", "step", *(f"train_{name}" for name in names), *(f"val_{name}" for name in names)]
+    assert lines[1] == ["1", "10", "90.000000", "85.000000", "5.000000", "95.000000", "90.000000", "5.000000"]
+    assert lines[2] == ["2", "20", "80.000000", "75.000000", "5.000000", "85.000000", "80.000000", "5.000000"]
+    assert len(lines) == 3
+
+
+def test_without_a_terminal_progress_is_one_line_an_epoch(log: MetricLog, capsys: pytest.CaptureFixture[str]) -> None:
+    with follow(log.path.parent, what="train vae", total_steps=20):
+        pass
+    assert capsys.readouterr().err.splitlines() == [
+        "train vae: epoch 1, validation neg_elbo 95.00, distortion 90.00, rate 5.00 nats",
+        "train vae: epoch 2, validation neg_elbo 85.00, distortion 80.00, rate 5.00 nats",
+    ]
+
+
+def test_progress_follows_rows_as_they_come_and_once(log: MetricLog, capsys: pytest.CaptureFixture[str]) -> None:
+    with follow(log.path.parent, what="t", total_steps=30):
+        seen = list(until_printed(capsys, "epoch 2"))
+        log.write(step=30, epoch=2, samples=30, split="val", values=figures(75))
+    text = "".join(seen) + capsys.readouterr().err
+    assert re.findall(r"epoch (\d)", text) == ["1", "2", "3"]
+
+
+def until_printed(capsys: pytest.CaptureFixture[str], words: str) -> Iterator[str]:
+    deadline = time.monotonic() + 20
+    text = ""
+    while words not in text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        text = capsys.readouterr().err
+        yield text
+
+
+def test_progress_of_a_sweep_ends_with_the_best_of_its_trials(
+    log: MetricLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with follow_sweep([log.path.parent, tmp_path / "never began"], what="tune vae", epochs=2):
+        pass
+    assert capsys.readouterr().err == "tune vae: 2 trials, best validation neg_elbo 85.00 nats\n"
