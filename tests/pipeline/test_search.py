@@ -41,6 +41,7 @@ class Sweep:
         monkeypatch.setattr(module, "follow_sweep", lambda *_, **__: nullcontext())
 
     def run_to(self, trials: Sequence[Trial], epochs: int, compute: ComputeConfig, ray_storage: Path) -> None:
+        assert trials, "an experiment without trials"
         self.rungs.append((epochs, [trial.name for trial in trials]))
         for trial in trials:
             trial.directory.mkdir(parents=True, exist_ok=True)
