@@ -2,10 +2,12 @@
 
 import pytest
 
+COSTLY = ("reproduced", "ray_cluster")  # fixtures that one process alone should make
+
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays together, and so do all tests of the one reproduced project, which is costly to make."""
+    """The tests of a costly fixture stay together; else those of a file."""
     for item in items:
-        shares_project = "reproduced" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("reproduced project" if shares_project else str(item.path)))
+        shared = [name for name in COSTLY if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
