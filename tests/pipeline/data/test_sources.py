@@ -211,7 +211,9 @@ def test_the_published_sets_are_never_replaced_by_another(tmp_path: Path, kind, 
 
 
 def executable(path: Path, script: str) -> None:
-    path.write_text(f"#!{sys.executable}\n{script}")
+    program = path.with_suffix(".py")
+    program.write_text(script)
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')  # a path in `#!` cannot hold a space
     path.chmod(0o755)
 
 
