@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_a_killed_process_holds_nothing(holder: subprocess.Popen[str], tmp_path:
 def test_a_directory_is_free_after_the_block(tmp_path: Path) -> None:
     for _ in range(2):
         with runtime.exclusive(tmp_path / "deep" / "run"):
-            pass
+            assert (tmp_path / "deep" / "run" / "lock").read_text() == str(os.getpid())
 
 
 ray_test = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
@@ -97,7 +98,9 @@ def test_a_stage_ends_with_the_dvc_that_started_it() -> None:
 def test_without_dvc_no_parent_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.setattr(runtime.threading, "Thread", None)
+    before = threading.enumerate()
     runtime.end_with_dvc()
+    assert threading.enumerate() == before
 
 
 @ray_test
