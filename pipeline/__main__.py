@@ -1,7 +1,8 @@
 """python -m pipeline COMMAND [--family F]: the one entry of every stage and tool.
 
 It finds commands by their files (stages/NAME.py, operate/NAME.py), so that adding one does not change this file,
-which every stage of dvc.yaml depends on.
+which every stage of dvc.yaml depends on. A tool adds its own arguments in a function `arguments(parser)`, and imports
+what is slow inside its functions.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pipeline.config import load_params
 from pipeline.errors import UserError, did_you_mean
 
 HERE = Path(__file__).parent
+STAGES = "pipeline.stages."
 TIMINGS = "seconds"  # a file for each stage, below compute.storage: wall-clock time enters no output of DVC
 
 
@@ -40,32 +42,50 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Runs one stage or tool. `dvc repro` runs the stages in order, and only those that changed.",
         epilog="commands:\n"
         + "\n".join(f"  {name:<10} {summary(module)}" for name, module in known.items())
-        + "\n\nexamples:\n  python -m pipeline train --family vae\n  python -m pipeline evaluate --family vqvae\n\n"
+        + "\n\nexamples:\n  python -m pipeline train --family vae\n  python -m pipeline evaluate --family vqvae\n"
+        "  python -m pipeline verify data/shards\n  python -m pipeline inspect --help\n\n"
         "exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 130 interrupted",
     )
     parser.add_argument("command", metavar="COMMAND", help="one of those below")
-    parser.add_argument("--family", metavar="F", help="a name under `families` in params.yaml; train to export need it")
+    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="its own; COMMAND --help lists them")
     args = parser.parse_args(argv)
     if args.command not in known:
         parser.error(f"unknown command {args.command!r}{did_you_mean(args.command, known)}")
     return args
 
 
+def parse_own(command: str, module: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command: a stage takes the family, a tool what its function `arguments` adds."""
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline {command}", description=summary(module))
+    if module.startswith(STAGES):
+        parser.add_argument(
+            "--family", metavar="F", help="a name under `families` in params.yaml; train to export need it"
+        )
+    else:
+        add = getattr(importlib.import_module(module), "arguments", None)
+        if add is not None:
+            add(parser)
+    return parser.parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(sys.argv[1:] if argv is None else argv)
+    chosen = parse(sys.argv[1:] if argv is None else argv)
+    command, module = chosen.command, commands()[chosen.command]
+    args = parse_own(command, module, chosen.arguments)
     try:
         params = load_params()  # before anything slow is imported: a typo is reported in the first second
+        if not module.startswith(STAGES):
+            importlib.import_module(module).main(params, args)
+            return 0
         if args.family is not None and args.family not in params.families:
             nearest = did_you_mean(args.family, params.families)
             raise UserError(f"--family {args.family}: not under `families` in params.yaml{nearest}")
         start = time.monotonic()
-        module = commands()[args.command]
         importlib.import_module(module).main(params, args.family)
-        if module.startswith("pipeline.stages."):
-            name = args.command if args.family is None else f"{args.command}@{args.family}"
-            timing = Path(params.compute.storage) / TIMINGS / name
-            timing.parent.mkdir(parents=True, exist_ok=True)
-            timing.write_text(f"{time.monotonic() - start:.1f}\n")
+        name = command if args.family is None else f"{command}@{args.family}"
+        timing = Path(params.compute.storage) / TIMINGS / name
+        timing.parent.mkdir(parents=True, exist_ok=True)
+        timing.write_text(f"{time.monotonic() - start:.1f}\n")
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.config_errors import describe, explain, line_of
+from pipeline.data.config import DataConfig, ReadConfig, ShardConfig
 from pipeline.errors import UserError, did_you_mean
 from vae_core.config import ModelConfig, Strict, check, to_dict
 
@@ -19,35 +20,6 @@ PARAMS_FILE = Path("params.yaml")
 
 Scalar: TypeAlias = int | float | str
 AnyModel: TypeAlias = Annotated[ModelConfig, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceConfig(Strict):
-    kind: Literal["mnist", "fashion_mnist", "digits"]
-    path: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig(Strict):
-    source: SourceConfig
-    validation_fraction: float
-    test_fraction: float
-    max_bad_fraction: float
-
-    def __post_init__(self) -> None:
-        for name in ("validation_fraction", "test_fraction"):
-            check(self, name, 0 < getattr(self, name) < 1, "a number between 0 and 1, both excluded")
-        check(self, "max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "a number from 0 to 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardConfig(Strict):
-    seed: int
-    shard_bytes: int
-
-    def __post_init__(self) -> None:
-        check(self, "seed", self.seed >= 0, "an integer of at least 0")
-        check(self, "shard_bytes", self.shard_bytes >= 4096, "a number of bytes of at least 4096")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,10 +31,11 @@ class TrainConfig(Strict):
     warmup_fraction: float
     max_grad_norm: float
     window_shards: int
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         check(self, "seed", self.seed >= 0, "an integer of at least 0")
-        for name in ("epochs", "global_batch_size", "window_shards"):
+        for name in ("epochs", "global_batch_size", "window_shards", "lanes"):
             check(self, name, getattr(self, name) >= 1, "an integer of at least 1")
         for name in ("learning_rate", "max_grad_norm"):
             check(self, name, getattr(self, name) > 0, "a number above 0")
@@ -141,6 +114,9 @@ class ComputeConfig(Strict):
     downloads: str
     checkpoint_every_steps: int
     max_failures: int
+    shards: str | None = None
+    device_cache: bool | Literal["auto"] = "auto"
+    read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
         check(self, "workers", self.workers == "auto" or self.workers >= 1, "auto or an integer of at least 1")

@@ -1,6 +1,7 @@
 """What pydantic found wrong in params.yaml, in the file's own terms: key, expected, got, nearest valid name."""
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, get_args, get_origin
 
@@ -54,7 +55,7 @@ def describe(problem: Any) -> str:
     if problem["type"] == "literal_error":
         return f"expected {problem['ctx']['expected']}, got {problem['input']!r}"
     if problem["type"] == "union_tag_invalid":
-        return f"expected {problem['ctx']['expected_tags'].replace(', ', ' or ')}, got {problem['ctx']['tag']!r}"
+        return _other_kind(problem["ctx"]["expected_tags"].replace(", ", " or "), problem["ctx"]["tag"])
     if problem["type"] == "union_tag_not_found":
         return "missing, and it has no default"
     if problem["type"].startswith(("dataclass", "dict", "model")):
@@ -62,6 +63,15 @@ def describe(problem: Any) -> str:
     if kind in _NOUNS:
         return f"expected {_NOUNS[kind]}, got {problem['input']!r}"
     return f"{problem['msg']}, got {problem['input']!r}"
+
+
+def _other_kind(tags: str, found: object) -> str:
+    """`expected 'mlp' or 'conv', got 'mpl'; did you mean 'mlp'?`; of many kinds, only the nearest is named."""
+    known = [tag.strip("'") for tag in tags.split(" or ")]
+    nearest = did_you_mean(str(found), known)
+    if "did you mean" not in nearest:
+        return f"expected {tags}, got {found!r}"
+    return f"expected {tags if len(known) <= 4 else 'another kind'}, got {found!r}{nearest}"
 
 
 def _joined(texts: list[str]) -> str:
@@ -119,12 +129,15 @@ def _key_path(problem: Any, raw: Any, root: type) -> KeyPath | None:
             kind, node = _field(chosen or kind, part), node.get(part)
         elif isinstance(node, list) and isinstance(part, int):
             at.append(part)
-            kind, node = Any, node[part]
+            kind, node = _field(kind, part), node[part] if part < len(node) else None
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, RangeError):
         at.append(cause.field)
     elif problem["type"].startswith("union_tag"):
-        at.append("kind")
+        misspelt = difflib.get_close_matches("kind", [*map(str, node or ())], n=1) if "kind" not in (node or ()) else []
+        at.append(misspelt[0] if misspelt else "kind")
+        if misspelt:
+            problem.update(type="unexpected_keyword_argument")
     return tuple(at)
 
 
@@ -134,13 +147,18 @@ def _siblings(at: KeyPath, raw: Any, root: type) -> list[str]:
     node: Any = raw
     for part in at[:-1]:
         kind, node = _field(_chosen(_members(kind), node) or kind, part), node[part]
-    kind = _chosen(_members(kind), node) or kind
+    members = _members(kind)
+    if members and _chosen(members, node) is None:
+        return ["kind"]
+    kind = _chosen(members, node) or kind
     return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
 def _field(kind: Any, name: str | int) -> Any:
     if dataclasses.is_dataclass(kind):
         return next((field.type for field in dataclasses.fields(kind) if field.name == name), Any)
+    if get_origin(kind) is tuple:
+        return get_args(kind)[0]
     return get_args(kind)[1] if get_origin(kind) is dict else Any
 
 

@@ -9,9 +9,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -74,6 +75,23 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def results(references: Sequence[Any]) -> Iterator[Any]:
+    """What Ray's tasks returned, in order, each as soon as it is there.
+
+    Raises:
+        UserError: a task raised it.
+    """
+    import ray
+
+    for reference in references:
+        try:
+            yield ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
 
 
 def _knock(address: str) -> None:

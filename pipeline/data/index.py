@@ -4,14 +4,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import files
 from pipeline.data.shape import Shape
 from pipeline.errors import UserError
 from vae_core.config import DataSpec
 
-VERSION = 1
+VERSION = 2
 MANIFEST, INDEX = "manifest.json", "index.parquet"
 
 
@@ -23,10 +23,12 @@ class ShardEntry:
         name: path within the folder of shards.
         bytes: length of the file.
         sha256: of the whole file, 64 hex digits.
+        generation: 0: of the source; n: of the n-th entry of data.append.
     """
 
     name: str
     split: str
+    generation: int
     bytes: int
     rows: int
     sha256: str
@@ -39,8 +41,12 @@ class Manifest:
     Attributes:
         shape: of every image; the values are uint8.
         classes: name of each label from 0; empty where there are no labels.
+        attributes: name of each attribute; empty where there are none.
+        embedding: length of the embedding vectors; 0 where there are none.
+        encoding: what each image is in its tar: raw (KEY.npy), png or jpeg.
         counts: rows of each split.
-        shards: in the order of their rows, split after split.
+        shards: split after split, in the order of their rows.
+        index: sha256 of index.parquet.
         mean: of each channel over the training split, pixels in [0, 1].
         std: likewise, the standard deviation.
         dataset: digest of the prepared rows.
@@ -50,8 +56,12 @@ class Manifest:
 
     shape: Shape
     classes: tuple[str, ...]
+    attributes: tuple[str, ...]
+    embedding: int
+    encoding: Literal["raw", "png", "jpeg"]
     counts: dict[str, int]
     shards: tuple[ShardEntry, ...]
+    index: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset: str
@@ -80,12 +90,18 @@ class Manifest:
         """All of manifest.json but its digest."""
         return {
             "version": VERSION,
-            "schema": {"image": {**self.shape._asdict(), "dtype": "uint8"}, "classes": list(self.classes)},
+            "schema": {
+                "image": {**self.shape._asdict(), "dtype": "uint8", "encoding": self.encoding},
+                "classes": list(self.classes),
+                "attributes": list(self.attributes),
+                "embedding": self.embedding,
+            },
             "counts": self.counts,
             "mean": list(self.mean),
             "std": list(self.std),
             "dataset": self.dataset,
             "provenance": {"source": self.source, "files": self.files},
+            "index": self.index,
             "shards": [asdict(shard) for shard in self.shards],
         }
 
@@ -100,37 +116,52 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: there is none, or it is not as it was written.
     """
-    path = folder / MANIFEST
     try:
-        content = files.read_json(path)
-        claimed = content.pop("digest")
+        data = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; write the shards with `dvc repro shard`") from None
-    except (ValueError, KeyError, AttributeError):
+        raise UserError(f"{folder / MANIFEST}: no such file; write the shards with `dvc repro shard`") from None
+    return parse_manifest(data, str(folder))
+
+
+def parse_manifest(data: bytes, folder: str) -> Manifest:
+    """The manifest whose file holds `data`; `folder` is where it lies, for messages.
+
+    Raises:
+        UserError: it is not as it was written.
+    """
+    path = f"{folder}/{MANIFEST}"
+    try:
+        content = json.loads(data)
+        claimed, version = content.pop("digest"), content["version"]
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path}: not a manifest; {remedy(folder)}") from None
     found = _digest(content)
     if found != claimed:
         raise UserError(f"{path}: changed since it was written: digest {claimed}, content {found}; {remedy(folder)}")
-    if content["version"] != VERSION:
+    if version != VERSION:
         raise UserError(
-            f"{path}: expected version {VERSION}, found {content['version']}; write the shards again with "
-            "`dvc repro -f shard`"
+            f"{path}: expected version {VERSION}, found {version}; write the shards again with `dvc repro -f shard`"
         )
     return _manifest(content)
 
 
-def remedy(folder: Path) -> str:
+def remedy(folder: object) -> str:
     """What to do about a damaged shard or manifest."""
     return f"restore it with `rm -r {folder} && dvc checkout`, or write it again with `dvc repro -f shard`"
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:
-    image, provenance = content["schema"]["image"], content["provenance"]
+    schema, provenance = content["schema"], content["provenance"]
+    image = schema["image"]
     return Manifest(
         shape=Shape(image["height"], image["width"], image["channels"]),
-        classes=tuple(content["schema"]["classes"]),
+        classes=tuple(schema["classes"]),
+        attributes=tuple(schema["attributes"]),
+        embedding=schema["embedding"],
+        encoding=image["encoding"],
         counts=content["counts"],
         shards=tuple(ShardEntry(**shard) for shard in content["shards"]),
+        index=content["index"],
         mean=tuple(content["mean"]),
         std=tuple(content["std"]),
         dataset=content["dataset"],

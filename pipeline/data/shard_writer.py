@@ -1,36 +1,36 @@
-"""Write some shards in one pass over the prepared table. Runs in any process; the bytes depend on the plan alone."""
+"""Write the shards of one group of rows. Runs in any process; the bytes depend on the plan and the rows alone."""
 
+import hashlib
 import os
-import zlib
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline import files
-from pipeline.data import table
+from pipeline.data import companions, index_rows, table
+from pipeline.data.config import ShardConfig
+from pipeline.data.encoded import encoded
+from pipeline.data.external_shuffle import Shuffle
 from pipeline.data.index import ShardEntry
-from pipeline.data.tar import Bytes, Layout
+from pipeline.data.shard_plan import ShardPlan
+from pipeline.data.tar import Bytes, Content, Layout, end_zeros
 
-_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
-class ShardPlan:
-    """A shard to be written.
+class Group:
+    """Shards that follow each other and are written together.
 
     Attributes:
-        name: path within the folder of shards.
-        first: number in the key of its first sample.
-        rows: int64 [N], rows of the prepared table, in the order in which they are written.
+        number: of the group in the shuffle.
     """
 
-    name: str
-    split: str
-    first: int
-    rows: NDArray[np.int64]
+    number: int
+    shards: tuple[ShardPlan, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,88 +38,118 @@ class Written:
     """A shard that has been written.
 
     Attributes:
-        first: number in the key of its first sample.
-        crc32: uint32 [N], of each KEY.npy.
-        labels: int64 [N], or None where there are no classes.
-        sums: for each channel, the sum of its values over the shard.
-        squares: for each channel, the sum of their squares.
+        number: of the shard among all.
+        sums: for each channel, the sum of its values over the shard; empty where it is not for training.
+        squares: likewise, the sum of their squares.
     """
 
+    number: int
     entry: ShardEntry
-    first: int
-    crc32: NDArray[np.uint32]
-    labels: NDArray[np.int64] | None
     sums: list[int]
     squares: list[int]
 
 
-def write_group(prepared: Path, folder: Path, layout: Layout, plans: Sequence[ShardPlan]) -> list[Written]:
-    """Write the shards of `plans` into `folder`; each appears under its name when it is whole and on the disk.
+@dataclass(frozen=True, slots=True)
+class ShardWriter:
+    """Writes groups of shards.
 
-    Memory: a row group of the table; the tars are mapped, not held.
-
-    Raises:
-        UserError: a part of the prepared table is damaged.
+    Attributes:
+        folder: of the shards; has a folder for each split.
     """
-    tars = [_Tar(folder, layout, plan) for plan in plans]
-    start = 0
-    for batch in table.read(prepared, ["image", "label"]):
-        images, labels = table.pixels(batch["image"]), batch["label"].fill_null(0).to_numpy()
-        for tar in tars:
-            tar.place(start, images, labels)
-        start += len(images)
-    return [tar.finish() for tar in tars]
+
+    shuffle: Shuffle
+    folder: Path
+    layout: Layout
+    config: ShardConfig
+
+    def write(self, group: Group) -> list[Written]:
+        """Write the shards of a group, each with its rows for the index in the shuffle's folder.
+
+        Memory: the group as raw tars.
+        """
+        samples = self._gather(group)
+        start = group.shards[0].start
+        waiting = []
+        with index_rows.writer(self.shuffle.folder, group.number, self.layout) as rows, ThreadPoolExecutor(2) as disk:
+            for plan in group.shards:
+                mine = samples[plan.start - start :][: plan.rows]
+                content = self._content(mine, plan)
+                saved = disk.submit(_save, plan, content, self.folder)  # while the next one is made
+                rows.write_batch(index_rows.batch(plan, content, mine, self.layout))
+                waiting.append((plan.number, saved, *self._moments(mine, plan)))
+        return [Written(number, saved.result(), sums, squares) for number, saved, sums, squares in waiting]
+
+    def _gather(self, group: Group) -> Bytes:
+        """The samples [rows, stride] of a group, complete."""
+        layout, start = self.layout, group.shards[0].start
+        samples = np.zeros((sum(plan.rows for plan in group.shards), layout.stride), np.uint8)
+        for plan in group.shards:
+            layout.write_frame(samples[plan.start - start :][: plan.rows], plan.split, plan.first)
+        filled = np.zeros(len(samples), bool)
+        for batch in self.shuffle.gather(group.number):
+            places = batch["place"].to_numpy() - start
+            self._place(samples, places, batch)
+            assert not filled[places].any(), "a row came twice"
+            filled[places] = True
+        assert filled.all(), "a row was lost"
+        return samples
+
+    def _place(self, samples: Bytes, places: NDArray[np.int64], batch: pa.RecordBatch) -> None:
+        layout = self.layout
+        layout.images(samples)[places] = table.pixels(batch["image"])
+        if layout.classes:
+            layout.write_labels(samples, places, batch["label"].to_numpy())
+        if layout.attributes:
+            values = batch["attributes"].flatten().to_numpy()
+            layout.write_attributes(samples, places, values.reshape(-1, len(layout.attributes)))
+        if layout.embedding:
+            layout.embeddings(samples)[places] = batch["embedding"].flatten().to_numpy().reshape(-1, layout.embedding)
+
+    def _content(self, samples: Bytes, plan: ShardPlan) -> Content:
+        codec, quality = self.config.encoding, self.config.jpeg_quality
+        if codec == "raw":
+            return self.layout.content(samples)
+        return encoded(samples, self.layout, plan.split, plan.first, codec, quality)
+
+    def _moments(self, samples: Bytes, plan: ShardPlan) -> tuple[list[int], list[int]]:
+        if plan.split != "train":
+            return [], []
+        return moments(self.layout.images(samples), self.layout.shape.channels)
 
 
-class _Tar:
-    """A shard being written, in a mapped file under a temporary name."""
-
-    def __init__(self, folder: Path, layout: Layout, plan: ShardPlan) -> None:
-        self._layout, self._plan = layout, plan
-        self._path = folder / plan.name
-        self._temporary = self._path.with_name(f".{self._path.name}.tmp")  # Ray's retry overwrites a dead writer's
-        self._map = np.memmap(self._temporary, np.uint8, "w+", shape=(layout.file_bytes(len(plan.rows)),))
-        self._samples: Bytes = layout.samples(np.asarray(self._map), len(plan.rows))
-        layout.write_frame(self._samples, plan.split, plan.first)
-        self._places = np.argsort(plan.rows)
-        self._rows = plan.rows[self._places]
-
-    def place(self, start: int, images: Bytes, labels: NDArray[np.int64]) -> None:
-        """Copy what belongs here of the table's rows from `start` on."""
-        low, high = np.searchsorted(self._rows, [start, start + len(images)])
-        rows, places = self._rows[low:high] - start, self._places[low:high]
-        self._layout.images(self._samples)[places] = images[rows]
-        if self._layout.classes:
-            self._layout.write_labels(self._samples, places, labels[rows])
-
-    def finish(self) -> Written:
-        layout, plan = self._layout, self._plan
-        images = layout.images(self._samples)
-        head = zlib.crc32(layout.npy_header)
-        crc32 = np.fromiter((zlib.crc32(image, head) for image in images), np.uint32, len(images))
-        sums, squares = _moments(images, layout.shape.channels)
-        labels = layout.labels(self._samples) if layout.classes else None
-        return Written(self._close(), plan.first, crc32, labels, sums, squares)
-
-    def _close(self) -> ShardEntry:
-        self._map.flush()
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        self._temporary.replace(self._path)
-        return ShardEntry(
-            name=self._plan.name,
-            split=self._plan.split,
-            bytes=len(self._map),
-            rows=len(self._plan.rows),
-            sha256=files.sha256(self._path),
-        )
+def _save(plan: ShardPlan, content: Content, folder: Path) -> ShardEntry:
+    """Write a tar and its index; the tar appears under its name when it is whole and on the disk."""
+    path = folder / plan.name
+    zeros = bytes(end_zeros(len(content.data)))
+    temporary = path.with_name(f".{path.name}.tmp")  # a second try overwrites what a dead one left
+    with temporary.open("wb") as file:
+        file.write(content.data)
+        file.write(zeros)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    companions.write_tar_index(path, content.starts)
+    digest = hashlib.sha256(content.data)
+    digest.update(zeros)
+    return ShardEntry(
+        name=plan.name,
+        split=plan.split,
+        generation=plan.generation,
+        bytes=len(content.data) + len(zeros),
+        rows=plan.rows,
+        sha256=digest.hexdigest(),
+    )
 
 
-def _moments(images: Bytes, channels: int) -> tuple[list[int], list[int]]:
-    """Sum and sum of squares of each channel, exactly."""
-    sums, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    for start in range(0, len(images), _CHUNK_ROWS):
-        values = images[start : start + _CHUNK_ROWS].reshape(-1, channels).astype(np.int64)
-        sums += values.sum(0)
-        squares += (values * values).sum(0)
-    return sums.tolist(), squares.tolist()
+def moments(images: Bytes, channels: int) -> tuple[list[int], list[int]]:
+    """Sum and sum of squares of each channel: floats that hold whole numbers are exact up to 2^53."""
+    # einsum, because the threads of a matrix product would only wait for each other here
+    sums, squares = [0] * channels, [0] * channels
+    rows = max(1, _CHUNK_BYTES // max(1, images.shape[1]))
+    for start in range(0, len(images), rows):
+        pixels = images[start : start + rows].reshape(-1, channels)
+        for channel in range(channels):
+            values = pixels[:, channel].astype(np.float64)
+            sums[channel] += int(values.sum())
+            squares[channel] += int(np.einsum("n,n->", values, values))
+    return sums, squares

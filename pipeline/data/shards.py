@@ -3,103 +3,105 @@
 The same rows and the same `shard` section give the same bytes, whatever the number of writers.
 """
 
+import errno
 import math
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from typing import Any, TypeAlias, TypeVar
 
 from pipeline import files, progress, runtime
-from pipeline.config import ComputeConfig, ShardConfig
-from pipeline.data import table
+from pipeline.config import ComputeConfig
+from pipeline.data import index_rows
+from pipeline.data.companions import write_lists
+from pipeline.data.config import ShardConfig
+from pipeline.data.external_shuffle import Shuffle, runs
 from pipeline.data.index import INDEX, Manifest, write_manifest
-from pipeline.data.order import permutation, philox
 from pipeline.data.shape import Shape
-from pipeline.data.shard_writer import ShardPlan, Written, write_group
+from pipeline.data.shard_plan import Plan, ShardPlan, plan
+from pipeline.data.shard_writer import Group, ShardWriter, Written
 from pipeline.data.split import SPLITS
-from pipeline.data.tar import BLOCK, Layout, key
+from pipeline.data.tar import Layout
 from pipeline.errors import UserError
 
-MAX_OPEN_SHARDS = 256  # a task keeps its shards open, and a process may open about a thousand files
+GROUP_BYTES = 32 * 1024**2, 128 * 1024**2  # of raw tars, which a task holds in memory: least and most
+RUN_BYTES = 256 * 1024**2  # of pixels that a task sorts
 
-_INDEX = pa.schema(
-    {
-        "key": pa.string(),
-        "shard": pa.string(),
-        "offset": pa.int64(),  # of the content of KEY.npy in the tar, bytes
-        "size": pa.int64(),  # of that content
-        "label": pa.int64(),
-        "split": pa.string(),
-        "crc32": pa.uint32(),  # of that content
-    }
-)
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Run: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
 def write_shards(data: Path, config: ShardConfig, compute: ComputeConfig) -> None:
-    """Replace `data`/shards by shards of `data`/prepared, written by one Ray task a core.
+    """Replace `data`/shards by shards of `data`/prepared, written by one Ray task a core of this machine.
 
     Raises:
-        UserError: the prepared table is missing, damaged, or not the one that `data`/dataset.json describes.
+        UserError: the prepared table is missing, damaged, or not the one that `data`/dataset.json describes, or its
+            images cannot be encoded as `config` says.
     """
-    dataset, layout = read_dataset(data)
-    plans = plan(data, dataset["counts"], layout, config)
-    with files.new_directory(data / "shards") as folder, runtime.cluster(compute):
+    planned = plan(data, config)
+    with runtime.cluster(replace(compute, address=None)):
+        execute(planned, os.cpu_count() or 1, _on_ray)
+
+
+def write_here(data: Path, config: ShardConfig, *, writers: int = 1, group_bytes: int | None = None) -> Path:
+    """What `write_shards` does, in this process, as `writers` would do it one after the other.
+
+    Returns:
+        The folder of shards.
+    """
+    return execute(plan(data, config), writers, _one_by_one, group_bytes)
+
+
+def execute(plan: Plan, writers: int, run: Run, group_bytes: int | None = None) -> Path:
+    """Write the shards of a plan; `run` calls a function with each of some tasks, in any process.
+
+    Returns:
+        The folder of shards.
+    """
+    target, layout = plan.data / "shards", plan.layout
+    groups = deal(plan.shards, layout, writers, group_bytes)
+    wanted = min(RUN_BYTES // layout.shape.size, math.ceil(len(plan.places) / writers))
+    parts = runs(plan.parts, max(1, wanted))
+    with (
+        _full_disk(target, layout.file_bytes(len(plan.places))),
+        files.new_directory(target) as new,
+        _scratch(target) as own,
+    ):
+        folder, scratch = new.resolve(), own.resolve()
         make_folders(folder)
-        written = _in_parallel(data / "prepared", folder, layout, deal(plans, os.cpu_count() or 1))
-        finish(folder, dataset, layout, written)
+        shuffle = Shuffle(scratch, (*(group.shards[0].start for group in groups), len(plan.places)))
+        shuffle.start(plan.places)
+        for _ in progress.track(run(shuffle.scatter, parts), total=len(parts), what="sort", unit="parts"):
+            pass
+        found = run(ShardWriter(shuffle, folder, layout, plan.config).write, groups)
+        tars = (written for group in found for written in group)
+        written = list(progress.track(tars, total=len(plan.shards), what="shard", unit="tars"))
+        finish(folder, scratch, plan, written)
+    return target
 
 
-def read_dataset(data: Path) -> tuple[dict[str, Any], Layout]:
-    """The content of `data`/dataset.json, and the layout of its tars.
+def deal(shards: Sequence[ShardPlan], layout: Layout, writers: int, group_bytes: int | None = None) -> list[Group]:
+    """Groups of shards that follow each other: at least one a writer where that can be, at most `group_bytes` each.
 
-    Raises:
-        UserError: there is no such file.
+    Small groups stay in the processor's caches; large ones keep the number of scratch pieces down where data are many.
     """
-    try:
-        dataset = files.read_json(data / "dataset.json")
-    except FileNotFoundError:
-        raise UserError(f"{data / 'dataset.json'}: no such file; prepare the data with `dvc repro ingest`") from None
-    return dataset, Layout(Shape(**dataset["image"]), len(dataset["classes"]))
-
-
-def plan(data: Path, counts: dict[str, int], layout: Layout, config: ShardConfig) -> list[ShardPlan]:
-    """All shards: each split permuted by the seed, then cut into equal shards of at most `shard_bytes`.
-
-    Raises:
-        UserError: the rows are not those that `counts` promises.
-    """
-    batches = table.read(data / "prepared", ["split"])
-    columns = [batch["split"].to_numpy(zero_copy_only=False) for batch in batches]
-    splits = np.concatenate(columns) if columns else np.empty(0, object)
-    plans: list[ShardPlan] = []
-    for stream, split in enumerate(SPLITS):
-        rows = np.flatnonzero(splits == split)
-        if len(rows) != counts[split]:
-            raise UserError(
-                f"{data / 'prepared'}: expected {counts[split]:,} {split} rows, found {len(rows):,}; "
-                "prepare the data again with `dvc repro -f ingest`"
-            )
-        plans += cut(split, rows[permutation(len(rows), philox(config.seed, stream))], layout, config.shard_bytes)
-    return plans
-
-
-def cut(split: str, rows: NDArray[np.int64], layout: Layout, shard_bytes: int) -> Iterator[ShardPlan]:
-    """Shards of `rows` in their order, as equal in length as can be."""
-    shards = math.ceil(len(rows) / max(1, shard_bytes // layout.stride))
-    for number in range(shards):
-        start, stop = number * len(rows) // shards, (number + 1) * len(rows) // shards
-        yield ShardPlan(f"{split}/{split}-{number:06d}.tar", split, start, rows[start:stop])
-
-
-def deal(plans: Sequence[ShardPlan], writers: int) -> list[Sequence[ShardPlan]]:
-    """Groups of shards of nearly equal number, one a writer, or more where a writer would have too many files open."""
-    groups = max(min(writers, len(plans)), math.ceil(len(plans) / MAX_OPEN_SHARDS))
-    return [plans[group::groups] for group in range(groups)]
+    total = sum(shard.rows for shard in shards) * layout.stride
+    least, most = GROUP_BYTES
+    size = min(group_bytes or min(most, max(least, total // 256)), math.ceil(total / writers))
+    groups: list[list[ShardPlan]] = []
+    room = 0
+    for shard in shards:
+        needed = shard.rows * layout.stride
+        if needed > room or not groups:
+            groups.append([])
+            room = size
+        groups[-1].append(shard)
+        room -= needed
+    return [Group(number, tuple(group)) for number, group in enumerate(groups)]
 
 
 def make_folders(folder: Path) -> None:
@@ -107,53 +109,78 @@ def make_folders(folder: Path) -> None:
         (folder / split).mkdir()
 
 
-def finish(folder: Path, dataset: dict[str, Any], layout: Layout, written: Sequence[Written]) -> None:
-    """Write index.parquet and, last, manifest.json for the shards in `folder`."""
-    written = sorted(written, key=lambda shard: (SPLITS.index(shard.entry.split), shard.first))
-    with pq.ParquetWriter(folder / INDEX, _INDEX, compression="zstd") as index:
-        for shard in written:
-            index.write_batch(_index(shard, layout))
-    mean, std = _statistics([shard for shard in written if shard.entry.split == "train"], layout.shape)
+def finish(folder: Path, scratch: Path, plan: Plan, written: Sequence[Written]) -> None:
+    """Write index.parquet, the files for other readers and, last, manifest.json for the shards in `folder`."""
+    dataset, layout = plan.dataset, plan.layout
+    index_rows.write_index(folder / INDEX, scratch, layout, [shard.name for shard in plan.shards])
+    train = [shard for shard in written if shard.entry.split == "train"]
+    mean, std = _statistics(train, layout.shape)
     manifest = Manifest(
         shape=layout.shape,
         classes=tuple(dataset["classes"]),
+        attributes=layout.attributes,
+        embedding=layout.embedding,
+        encoding=plan.config.encoding,
         counts=dataset["counts"],
-        shards=tuple(shard.entry for shard in written),
+        shards=tuple(shard.entry for shard in sorted(written, key=lambda shard: shard.number)),
+        index=files.sha256(folder / INDEX),
         mean=mean,
         std=std,
         dataset=dataset["digest"],
         source=dataset["name"],
         files=dataset["files"],
     )
+    write_lists(folder, manifest)
     write_manifest(folder, manifest)
 
 
-def _in_parallel(prepared: Path, folder: Path, layout: Layout, groups: Sequence[Sequence[ShardPlan]]) -> list[Written]:
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A folder that vanishes; its name is one that `files.new_directory(target)` clears away after a kill."""
+    path = target.with_name(f".{target.name}.scratch.{os.getpid()}.tmp")
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _full_disk(target: Path, size: int) -> Iterator[None]:
+    """Say so where the disk has no room for tars of `size` bytes."""
+    try:
+        yield
+    except OSError as error:
+        cause = getattr(error, "cause", error)  # Ray wraps what a task raised
+        if getattr(cause, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{target}: the disk is full: the shards take up to {size / 1e9:,.1f} GB, and up to as much again while "
+            "they are written; make room and start again"
+        ) from None
+
+
+def _one_by_one(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    return map(function, tasks)
+
+
+def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    """One Ray task for each task; the first error ends them all."""
     import ray
 
-    task = ray.remote(num_cpus=1)(write_group)
-    results = [task.remote(prepared.resolve(), folder.resolve(), layout, group) for group in groups]
-    written = (shard for result in results for shard in ray.get(result))
+    remote: Any = ray.remote(num_cpus=1)(_call)
+    references = [remote.remote(function, task) for task in tasks]
     try:
-        return list(progress.track(written, total=sum(map(len, groups)), what="shard", unit="tars"))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
+        yield from runtime.results(references)
+    except BaseException:
+        for reference in references:
+            ray.cancel(reference, force=True)
+        ray.wait(references, num_returns=len(references))
         raise
 
 
-def _index(shard: Written, layout: Layout) -> pa.RecordBatch:
-    count, split = shard.entry.rows, shard.entry.split
-    columns = [
-        pa.array([key(split, row) for row in range(shard.first, shard.first + count)]),
-        pa.array([shard.entry.name] * count),
-        pa.array(np.arange(count, dtype=np.int64) * layout.stride + BLOCK),
-        pa.array(np.full(count, layout.payload, np.int64)),
-        pa.nulls(count, pa.int64()) if shard.labels is None else pa.array(shard.labels),
-        pa.array([split] * count),
-        pa.array(shard.crc32),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=_INDEX)
+def _call(function: Callable[[Task], Result], task: Task) -> Result:
+    return function(task)
 
 
 def _statistics(shards: Sequence[Written], shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,11 +1,14 @@
-"""rewrite the modules and parameters of each stage in dvc.yaml from what the stage imports and reads
+"""rewrite in dvc.yaml what each stage depends on: modules it imports, parameters it reads, the files of data.source
 
 DVC does not look inside Python: a module missing from `deps` would leave a stale result in the cache, and one too many
-would run a stage for nothing.
+would run a stage for nothing. Nor does it look into params.yaml: new files below `data.source.path` are seen only when
+that path is a dependency.
 """
 
 import ast
 import io
+import itertools
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +17,16 @@ from ruamel.yaml import YAML
 from pipeline import files
 from pipeline.closure import PACKAGES, ROOT, closure
 from pipeline.config import Params
+from pipeline.data.config import DataConfig
 from pipeline.progress import say
 
 UNTRACKED = "compute"  # where a stage runs, never what it computes
 
 
-def main(params: Params, family: str | None) -> None:
+def main(params: Params, args: Namespace) -> None:
     path = ROOT / "dvc.yaml"
     before = path.read_text(encoding="utf-8")
-    after = rewrite(before)
+    after = rewrite(before, params.data)
     if after == before:
         say("dvc.yaml is exact")
     else:
@@ -30,19 +34,44 @@ def main(params: Params, family: str | None) -> None:
         say("dvc.yaml: rewritten; see `git diff dvc.yaml`")
 
 
-def rewrite(text: str) -> str:
-    """dvc.yaml with the code dependencies and parameters of every stage as they are."""
+def rewrite(text: str, data: DataConfig) -> str:
+    """dvc.yaml with the dependencies and parameters of every stage as they are."""
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     content = yaml.load(text)
     for name, stage in content["stages"].items():
         kept = [dep for dep in stage["deps"] if dep.split("/")[0] not in PACKAGES]
+        if name == "ingest":
+            kept = source_paths(data)
         stage["deps"] = sorted(kept) + modules(name)
         stage["params"] = parameters(name)
     out = io.StringIO()
     yaml.dump(content, out)
     return out.getvalue()
+
+
+def source_paths(data: DataConfig) -> list[str]:
+    """Files and folders of the user's that the sources read; of a pattern, the folder before its first wildcard."""
+    paths: set[str] = set()
+    for source in (data.source, *data.append):
+        named = [getattr(source, name, None) for name in ("path", "table")]
+        if source.kind == "npy":
+            folder = Path(source.path).parent
+            others = (source.labels, source.attributes, source.embeddings, source.groups)
+            named += [str(folder / other) for other in others if other is not None]
+        paths |= {_without_wildcards(path) for path in named if path is not None}
+    return sorted(path for path in paths if not any(_within(path, other) for other in paths))
+
+
+def _without_wildcards(path: str) -> str:
+    parts = Path(path).parts
+    plain = itertools.takewhile(lambda part: not set(part) & set("*?["), parts)
+    return Path(*plain).as_posix()
+
+
+def _within(path: str, folder: str) -> bool:
+    return path != folder and Path(path).is_relative_to(folder)
 
 
 def modules(stage: str) -> list[str]:

@@ -1,5 +1,6 @@
 """print each family's primary metric, how long each stage took, and where the report is"""
 
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ STAGES = ("ingest", "shard", "train", "tune", "evaluate", "export", "report")
 PRIMARY = "neg_elbo_nats"
 
 
-def main(params: Params, family: str | None) -> None:
+def main(params: Params, args: Namespace) -> None:
     print("\n".join([*_scores(params.families), "", *_times(Path(params.compute.storage) / TIMINGS), "", _report()]))
 
 

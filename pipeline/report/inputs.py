@@ -10,9 +10,12 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.data.ledger import Reason, read_ledger
 from pipeline.errors import UserError
 
 Row = Mapping[str, str]
+
+LEDGER = "data/quarantine.parquet"
 
 CURVES = (
     "epoch",
@@ -24,6 +27,7 @@ CURVES = (
     "val_rate_nats",
 )
 TRIALS = ("trial", "status", "epochs", "val_neg_elbo_nats", "val_distortion_nats", "val_rate_nats", "best")
+STATISTICS = ("mean", "std", "min", "max")
 FIGURES = ("reconstructions", "samples", "interpolation", "codes")
 
 
@@ -38,17 +42,31 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What data/dataset.json says. `image` is height, width, channels."""
+    """What data/dataset.json and the quarantine ledger say.
+
+    Attributes:
+        image: height, width, channels.
+        counts: rows of each split.
+        generations: likewise, of the source and of each one appended to it.
+        statistics: mean, std, min and max of each channel over the training rows, 0 to 255.
+        embedding: length of the embedding vectors; 0: there are none.
+        quarantined: reasons, the most frequent first.
+    """
 
     name: str
     image: tuple[int, int, int]
     classes: Sequence[str]
+    attributes: Sequence[str]
+    embedding: int
     counts: Mapping[str, int]
-    quarantined: Mapping[str, int]
+    generations: Sequence[Mapping[str, int]]
+    statistics: Mapping[str, Sequence[float]]
+    quarantined: Sequence[Reason]
     rows_in: int
     rows_prepared: int
     rows_quarantined: int
     duplicate_images: int
+    duplicates_across_splits: int
     test_images_also_in_train: int
     files: Mapping[str, str]
     digest: str
@@ -74,16 +92,24 @@ def read_dataset(root: Path) -> Dataset:
     """The one place that knows the keys of data/dataset.json."""
     file = Json.read(root, "data/dataset.json")
     image = file.at("image")
+    ledger = read_ledger(root / LEDGER, LEDGER)
+    if {reason.error: reason.rows for reason in ledger} != file.at("quarantined"):
+        raise _damaged(LEDGER, "its rows are not those that data/dataset.json counts")
     return Dataset(
         name=str(file.at("name")),
         image=(image["height"], image["width"], image["channels"]),
         classes=tuple(map(str, file.at("classes") or ())),
+        attributes=tuple(file.at("attributes")),
+        embedding=file.at("embedding"),
         counts=file.at("counts"),
-        quarantined=file.at("quarantined"),
+        generations=tuple(file.at("generations")),
+        statistics={name: file.at("statistics", name) for name in STATISTICS},
+        quarantined=ledger,
         rows_in=file.at("rows_in"),
         rows_prepared=file.at("rows_prepared"),
         rows_quarantined=file.at("rows_quarantined"),
         duplicate_images=file.at("duplicate_images"),
+        duplicates_across_splits=file.at("duplicates_across_splits"),
         test_images_also_in_train=file.at("test_images_also_in_train"),
         files=file.at("files"),
         digest=str(file.at("digest")),

@@ -142,6 +142,11 @@ def written(value: float, decimals: int, *, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
+def channel_names(channels: int) -> tuple[str, ...]:
+    known = {1: "gray", 2: "gray alpha", 3: "red green blue", 4: "red green blue alpha"}
+    return tuple(known[channels].split()) if channels in known else tuple(f"channel {n}" for n in range(channels))
+
+
 def size(count: int) -> str:
     """Bytes for people: 1.5 MB."""
     units = ("B", "kB", "MB", "GB")

@@ -17,7 +17,7 @@ def main(params: Params, family: str | None) -> None:
     runtime.end_with_dvc()
     family = required(family)
     config, models, out = params.evaluate, MODELS / family, RESULTS / "evaluate"
-    split = open_split(SHARDS, "test")
+    split = open_split(SHARDS, "test", params.compute.read)
     best = open_model(models / "best")
     scores = evaluate_model(best, split, config, what=f"evaluate {family} best")
     if same_model(models / "best", models / "baseline"):

@@ -12,5 +12,6 @@ def main(params: Params, family: str | None) -> None:
     runtime.end_with_dvc()
     family = required(family)
     scores = files.read_json(RESULTS / "evaluate" / f"{family}.json")
-    export(family, MODELS / family / "best", scores, open_split(SHARDS, "test"), params.export, ARTIFACTS / family)
+    split = open_split(SHARDS, "test", params.compute.read)
+    export(family, MODELS / family / "best", scores, split, params.export, ARTIFACTS / family)
     say(f"artifacts: {ARTIFACTS / family}")

@@ -1,4 +1,4 @@
-"""fetch, verify and check the images, divide them into splits -> data/prepared"""
+"""read the source, decode and check its images, divide them into splits -> data/prepared"""
 
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from pipeline.data.ingest import ingest
 
 def main(params: Params, family: str | None) -> None:
     runtime.end_with_dvc()
-    facts = ingest(params.data, Path(params.compute.downloads), Path("data"))
+    facts = ingest(params.data, params.compute, Path("data"))
     counts = ", ".join(f"{split} {count:,}" for split, count in facts["counts"].items())
     progress.say(f"{facts['name']}: {counts}; {facts['rows_quarantined']:,} of {facts['rows_in']:,} rows quarantined")
+    for error, rows in facts["quarantined"].items():
+        progress.say(f"  {error}: {rows:,} (data/quarantine.parquet)")

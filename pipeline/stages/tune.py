@@ -17,7 +17,7 @@ def main(params: Params, family: str | None) -> None:
     runtime.end_with_dvc()
     family = required(family)
     config, space = params.tune.search, params.tune.spaces[family]
-    baseline = TrainRun.of(params.models[family], params.train, SHARDS)
+    baseline = TrainRun.of(params.models[family], params.train, SHARDS, params.compute)
     storage = Path(params.compute.storage).resolve() / f"sweep-{fingerprint((baseline.name, config, space))}"
     with runtime.exclusive(storage):
         trials = plan(baseline, config, space, storage)

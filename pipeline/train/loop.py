@@ -1,6 +1,7 @@
 """The training loop. One function, which runs in this process, as a Ray Train worker, and inside a Tune trial."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
@@ -62,8 +63,8 @@ class _Loop:
         self.checkpoint_every_steps = checkpoint_every_steps
         self.checkpoints = directory / "checkpoints"
         self.log = MetricLog(directory)
-        self.loader = _loader(open_split(run.shards, "train"), run)
-        self.validation = _loader(open_split(run.shards, "val"), run)
+        self.loader = _loader(_open(run, "train"), run).on(device, run.reading.device_cache)
+        self.validation = _loader(_open(run, "val"), run).on(device, run.reading.device_cache)
         self.total_steps = run.train.epochs * self.loader.steps_per_epoch
         self.core = build(run, self.loader.split.spec).to(device)
         self.optimizer: Optimizer = make_optimizer(self.core, learning_rate=run.train.learning_rate)
@@ -98,17 +99,18 @@ class _Loop:
         """Finish an epoch from where the run stands, validate, write a checkpoint."""
         steps = self.loader.steps_per_epoch
         self.model.train()
-        for batch in self.loader.epoch(epoch, first_step=self.step - epoch * steps):
-            self._train_step(batch.to(self.device))
-            if self.step % steps and self.step % LOG_EVERY_STEPS == 0:
-                self._write(epoch, "train", self.means.compute())
-            if self.step % steps and self.step % self.checkpoint_every_steps == 0:
-                self._save(epoch)
+        with closing(self.loader.epoch(epoch, first_step=self.step - epoch * steps)) as batches:
+            for batch in batches:
+                self._train_step(batch)
+                if self.step % steps and self.step % LOG_EVERY_STEPS == 0:
+                    self._write(epoch, "train", self.means.compute())
+                if self.step % steps and self.step % self.checkpoint_every_steps == 0:
+                    self._save()
         self._write(epoch, "train", self.means.compute())
         figures = evaluate(unwrap(self.model), self.validation, seed=self.config.seed, device=self.device)
         self._write(epoch, "val", figures)
         self.means = Means()
-        self._save(epoch + 1)
+        self._save()
         return figures
 
     def _train_step(self, batch: Batch) -> None:
@@ -133,10 +135,10 @@ class _Loop:
             )
             self.log.write(step=self.step, epoch=epoch, samples=samples, split=split, values=values)
 
-    def _save(self, epoch: int) -> None:
+    def _save(self) -> None:
         means = self.means.state_dict()
         if distributed.rank() == 0:
-            state = {"epoch": epoch, "loader": self.loader.state_dict(), "means": means, "run": self.run.lineage}
+            state = {"loader": self.loader.state_dict(), "means": means}
             checkpoints.save(self.checkpoints, self.step, self.core, self.optimizer, state)
         distributed.barrier()
 
@@ -158,9 +160,26 @@ def evaluate(model: Model, loader: Loader, *, seed: int, device: torch.device) -
     means = Means()
     model.eval()
     for step, batch in enumerate(loader.sequential(VALIDATION_BATCH)):
-        noise = Noise.of(batch.to(device), seed=seed, scope=loader.split.name, step=step)
-        means.add(eval_step(model, batch.to(device), noise), batch.to(device).weight)
+        batch = batch.to(device)
+        noise = Noise.of(batch, seed=seed, scope=loader.split.name, step=step)
+        means.add(eval_step(model, batch, noise), batch.weight)
     return means.compute()
+
+
+def _open(run: TrainRun, split: str) -> Split:
+    """A split of the run's data.
+
+    Raises:
+        UserError: other shards lie where this rank reads them.
+    """
+    reading = run.reading
+    opened = open_split(reading.shards, split, reading.read, reading.peer)
+    if opened.digest != run.data:
+        raise UserError(
+            f"{reading.shards}: expected the shards with digest {run.data}, found {opened.digest}; copy data/shards "
+            "there, or correct compute.shards in params.yaml"
+        )
+    return opened
 
 
 def _loader(split: Split, run: TrainRun) -> Loader:
@@ -171,4 +190,5 @@ def _loader(split: Split, run: TrainRun) -> Loader:
         global_batch_size=run.train.global_batch_size,
         rank=distributed.rank(),
         world=distributed.world_size(),
+        lanes=run.train.lanes,
     )

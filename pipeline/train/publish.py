@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pipeline import files
-from pipeline.data.index import read_manifest
 from pipeline.train import checkpoints
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog, curves
@@ -20,7 +19,7 @@ def publish_model(run: TrainRun, directory: Path, out: Path) -> None:
         raise RuntimeError(f"{directory}: the run is not finished")
     with files.new_directory(out) as temporary:
         (temporary / WEIGHTS).write_bytes((newest.path / WEIGHTS).read_bytes())
-        description = describe(run.model, read_manifest(run.shards).spec)
+        description = describe(run.model, run.reading.manifest().spec)
         files.write_json(temporary / CONFIG, {**description, "lineage": run.lineage})
         files.write_json(temporary / METRICS, {"epochs": len(epochs), "val": epochs[-1]})
 

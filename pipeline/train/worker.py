@@ -1,14 +1,18 @@
 """The training loop as Ray Train workers, started, watched and restarted from here."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import files, runtime
 from pipeline.config import ComputeConfig
+from pipeline.data import peer
 from pipeline.data.loader import open_split
 from pipeline.errors import UserError
-from pipeline.train.run import TrainRun
+from pipeline.train.run import Reading, TrainRun
 from pipeline.train.tracking import follow
 
 FAILURE = "failure.json"
@@ -20,9 +24,12 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
     Raises:
         UserError: the loop reported a mistake of the user's, or the workers died more often than allowed.
     """
-    for split in ("train", "val"):
-        open_split(run.shards, split)  # what is wrong with the data is said before Ray starts
-    with runtime.cluster(compute), follow(directory, what=what, total_steps=total_steps):
+    _check(run.reading)
+    with (
+        runtime.cluster(compute),
+        served(run.reading) as reading,
+        follow(directory, what=what, total_steps=total_steps),
+    ):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
@@ -33,7 +40,7 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
         trainer = TorchTrainer(
             worker,
             train_loop_config={
-                "run": run,
+                "run": replace(run, reading=reading),
                 "directory": directory,
                 "checkpoint_every_steps": compute.checkpoint_every_steps,
             },
@@ -55,6 +62,18 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
             shutil.rmtree(attempt, ignore_errors=True)
     if (directory / FAILURE).exists():
         raise UserError(files.read_json(directory / FAILURE)["error"])
+
+
+@contextmanager
+def served(reading: Reading) -> Iterator[Reading]:
+    """`reading` for every node of the cluster: a folder of this node is served to the others, if there are any."""
+    import ray
+
+    if isinstance(reading.shards, Path) and sum(node["Alive"] for node in ray.nodes()) > 1:
+        with peer.serve(reading.shards) as name:
+            yield replace(reading, peer=name)
+    else:
+        yield reading
 
 
 def scaling(compute: ComputeConfig) -> dict[str, Any]:
@@ -93,6 +112,17 @@ def worker(config: dict[str, Any]) -> None:
         )
     except UserError as error:
         files.write_json(directory / FAILURE, {"error": str(error)})
+
+
+def _check(reading: Reading) -> None:
+    """Say what is wrong with shards in a folder before Ray starts.
+
+    Raises:
+        UserError: a shard is missing, damaged or exchanged.
+    """
+    if isinstance(reading.shards, Path):
+        for split in ("train", "val"):
+            open_split(reading.shards, split, reading.read)
 
 
 def _last_line(error: BaseException) -> str:

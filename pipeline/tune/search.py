@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog, follow_sweep
-from pipeline.train.worker import FAILURE
+from pipeline.train.worker import FAILURE, served
 from pipeline.tune.space import Overrides, current, draw
 
 METRIC = "neg_elbo_nats"
@@ -46,13 +46,7 @@ def plan(baseline: TrainRun, config: SearchConfig, space: Mapping[str, Sequence[
     combinations = draw(space, count=config.trials, seed=config.seed, known=current(baseline.model, space))
     trials = []
     for index, overrides in enumerate(combinations):
-        run = TrainRun(
-            model=with_overrides(baseline.model, overrides),
-            train=baseline.train,
-            shards=baseline.shards,
-            data=baseline.data,
-            code=baseline.code,
-        )
+        run = replace(baseline, model=with_overrides(baseline.model, overrides))
         trials.append(Trial(f"trial-{index:03d}", overrides, run, storage / f"{index:03d}-{run.name}"))
     return trials
 
@@ -100,23 +94,23 @@ def _run_to(trials: Sequence[Trial], epochs: int, compute: ComputeConfig, ray_st
     from ray import tune
 
     shutil.rmtree(ray_storage, ignore_errors=True)  # Ray's own state; ours is in the trials' directories
-    tuner = tune.Tuner(
-        tune.with_resources(_trial, _resources(len(trials))),
-        param_space={
-            "trial": tune.grid_search([(trial.run, trial.directory) for trial in trials]),
-            "epochs": epochs,
-            "checkpoint_every_steps": compute.checkpoint_every_steps,
-        },
-        tune_config=tune.TuneConfig(reuse_actors=True),
-        run_config=tune.RunConfig(
-            name=f"epoch-{epochs}",
-            storage_path=str(ray_storage),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=compute.max_failures),
-        ),
-    )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it looks for logs that ours replace
-    results = tuner.fit()
+    with served(trials[0].run.reading) as reading:  # the same for all
+        results = tune.Tuner(
+            tune.with_resources(_trial, _resources(len(trials))),
+            param_space={
+                "trial": tune.grid_search([(replace(trial.run, reading=reading), trial.directory) for trial in trials]),
+                "epochs": epochs,
+                "checkpoint_every_steps": compute.checkpoint_every_steps,
+            },
+            tune_config=tune.TuneConfig(reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=f"epoch-{epochs}",
+                storage_path=str(ray_storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=compute.max_failures),
+            ),
+        ).fit()
     shutil.rmtree(ray_storage, ignore_errors=True)
     if results.num_errors:
         reason = str(results.errors[0]).strip().splitlines()[-1]

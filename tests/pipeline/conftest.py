@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import files, runtime
-from pipeline.config import ComputeConfig, DataConfig, ShardConfig, SourceConfig, TrainConfig
-from pipeline.data import shards as sharding
+from pipeline import runtime
+from pipeline.config import ComputeConfig, TrainConfig
+from pipeline.data.config import DataConfig, PublishedSource, ShardConfig
 from pipeline.data.ingest import prepare
-from pipeline.data.shard_writer import write_group
+from pipeline.data.shards import write_here
 from pipeline.data.sources.digits import open_digits
 from pipeline.train.loop import train
 from pipeline.train.publish import publish_model
@@ -111,15 +111,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of scikit-learn's digits, written without Ray: 1163 train, 304 val, 330 test. Not to be changed."""
     data = tmp_path_factory.mktemp("digits") / "data"
     config = DataConfig(
-        source=SourceConfig(kind="digits"), validation_fraction=0.2, test_fraction=0.2, max_bad_fraction=0.0
+        source=PublishedSource(kind="digits"), validation_fraction=0.2, test_fraction=0.2, max_bad_fraction=0.0
     )
-    prepare(open_digits(None), config, data)
-    dataset, layout = sharding.read_dataset(data)
-    plans = sharding.plan(data, dataset["counts"], layout, ShardConfig(seed=0, shard_bytes=400_000))
-    with files.new_directory(data / "shards") as folder:
-        sharding.make_folders(folder)
-        sharding.finish(folder, dataset, layout, write_group(data / "prepared", folder, layout, plans))
-    return data / "shards"
+    prepare([open_digits(None)], config, data)
+    return write_here(data, ShardConfig(seed=0, shard_bytes=400_000))
 
 
 @pytest.fixture(scope="session")

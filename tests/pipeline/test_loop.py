@@ -207,12 +207,9 @@ def test_a_run_that_pauses_after_an_epoch_goes_on_to_the_same_bytes(
     assert outcome(tmp_path) == outcome(trained["cvae"])
 
 
-def test_a_checkpoint_names_the_run_and_the_place_in_the_data(
-    trained: Mapping[str, Path], make_run: Callable[..., TrainRun]
-) -> None:
+def test_a_checkpoint_names_the_place_in_the_data(trained: Mapping[str, Path]) -> None:
     state = json.loads((trained["vae"] / "checkpoints" / LAST / "state.json").read_text())
-    assert state["run"] == make_run("vae").lineage
-    assert (state["step"], state["epoch"], state["means"]) == (20, 2, {})
+    assert (state["step"], state["means"]) == (20, {})
     assert (state["loader"]["epoch"], state["loader"]["step"]) == (2, 0)
 
 

@@ -58,7 +58,7 @@ def test_the_name_changes_with_the_data(shards: Path, tmp_path: Path, make_run: 
 
 
 def test_nothing_else_decides_a_run() -> None:
-    assert [field.name for field in dataclasses.fields(TrainRun)] == ["model", "train", "shards", "data", "code"]
+    assert [field.name for field in dataclasses.fields(TrainRun)] == ["model", "train", "reading", "data", "code"]
 
 
 @pytest.fixture

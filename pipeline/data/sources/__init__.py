@@ -3,27 +3,68 @@
 from pathlib import Path
 from typing import assert_never
 
-from pipeline.config import SourceConfig
+from pipeline.data.config import (
+    DspritesSource,
+    FreyFaceSource,
+    HuggingFaceSource,
+    ImageFolderSource,
+    NumpySource,
+    ParquetSource,
+    PublishedSource,
+    SourceConfig,
+    WebDatasetSource,
+)
 from pipeline.data.sources.base import Source
 from pipeline.data.sources.digits import open_digits
+from pipeline.data.sources.dsprites import open_dsprites
+from pipeline.data.sources.frey_face import open_frey_face
+from pipeline.data.sources.huggingface import open_huggingface
+from pipeline.data.sources.image_folder import open_image_folder
 from pipeline.data.sources.mnist import FASHION_MNIST, MNIST, open_idx_set
+from pipeline.data.sources.numpy_arrays import open_numpy
+from pipeline.data.sources.parquet import open_parquet
+from pipeline.data.sources.webdataset_tars import open_webdataset
+from pipeline.errors import UserError
 
 
-def open_source(config: SourceConfig, downloads: Path) -> Source:
+def open_source(config: SourceConfig, classes: tuple[str, ...] | None, max_bytes: int, downloads: Path) -> Source:
     """The source that `config` names, its files verified; never another in its place.
 
     Args:
-        downloads: folder that keeps fetched files between runs.
+        classes: names of the classes where the user gives them; a published set has its own.
+        max_bytes: an image file that is longer is not read.
+        downloads: folder that keeps fetched and unpacked files between runs.
 
     Raises:
-        UserError: its files cannot be had, or are not the published ones.
+        UserError: its files cannot be had, or are not what `config` says.
     """
-    match config.kind:
-        case "mnist":
-            return open_idx_set(MNIST, config.path, downloads)
-        case "fashion_mnist":
-            return open_idx_set(FASHION_MNIST, config.path, downloads)
-        case "digits":
-            return open_digits(config.path)
-        case kind:
-            assert_never(kind)
+    try:
+        return _open(config, classes, max_bytes, downloads)
+    except OSError as error:  # such as a path through a folder that is not ours to search
+        raise UserError(f"data.source: {error.filename}: {error.strerror or error}; allow it, or correct it") from None
+
+
+def _open(config: SourceConfig, classes: tuple[str, ...] | None, max_bytes: int, downloads: Path) -> Source:
+    match config:
+        case PublishedSource(kind="mnist", path=path):
+            return open_idx_set(MNIST, path, downloads)
+        case PublishedSource(kind="fashion_mnist", path=path):
+            return open_idx_set(FASHION_MNIST, path, downloads)
+        case PublishedSource(path=path):
+            return open_digits(path)
+        case ImageFolderSource():
+            return open_image_folder(config, classes, max_bytes)
+        case ParquetSource():
+            return open_parquet(config, classes)
+        case HuggingFaceSource():
+            return open_huggingface(config, classes)
+        case NumpySource():
+            return open_numpy(config, classes, downloads)
+        case WebDatasetSource():
+            return open_webdataset(config, classes, max_bytes)
+        case FreyFaceSource():
+            return open_frey_face(config)
+        case DspritesSource():
+            return open_dsprites(config, downloads)
+        case _:
+            assert_never(config)

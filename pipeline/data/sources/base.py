@@ -1,57 +1,218 @@
-"""What every source of images offers: a few facts, and its rows as Arrow record batches."""
+"""What every source of images offers: a few facts, and partitions that give its rows as Arrow record batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.data.shape import Shape
+from pipeline.errors import UserError
 
 ROWS = pa.schema(
     {
         "id": pa.string(),  # stable: the same row has the same id in every version of the source
-        "image": pa.binary(),  # uint8 [H, W, C] in C order
+        "image": pa.binary(),  # uint8 [H, W, C] in C order, or an image file's bytes: see Source.pixels
         "label": pa.int64(),  # null where there are no classes
+        "attributes": pa.list_(pa.float32()),  # one number for each of Source.attributes
+        "embedding": pa.list_(pa.float32()),  # Source.embedding numbers
+        "group": pa.string(),  # rows of a group stay in one split; null: a row is its own group
         "source": pa.string(),  # the file or object that the row came from
-        "split": pa.string(),  # "train" or "test" where the publisher says so, else null
+        "split": pa.string(),  # "train", "val" or "test" where the publisher says so, else null
+        "error": pa.string(),  # why the row cannot be used, where the source itself found that; else null
+        "detail": pa.string(),  # of the error
     }
 )
 
+PARTITION_BYTES = 64 * 1024**2  # of images in a partition, about
+PARTITION_ROWS = 16_384
+BATCH_BYTES = 16 * 1024**2  # of images in a record batch, about
 BATCH_ROWS = 8192
+MAX_CLASSES = 100_000
 
 
-class Source(Protocol):
-    """Images of one shape, verified as far as the source has digests, unchecked row by row.
+class Partition(Protocol):
+    """A part of a source that is read alone, in any process: picklable and small.
 
     Attributes:
-        name: short name of the data set.
-        shape: what every image should measure; a row that does not is quarantined by `ingest`.
-        classes: name of each label from 0; empty where the rows have no labels.
-        digests: name of each file -> sha256 of its content after decompression.
-        rows: how many rows `batches` will give.
+        rows: how many rows `batches` gives, known before they are read.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> Shape: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def digests(self) -> dict[str, str]: ...
     @property
     def rows(self) -> int: ...
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Every row once, in an order that never changes, with the columns of `ROWS`."""
+        """Every row once, in an order that never changes, with the columns of `ROWS`.
+
+        At most BATCH_ROWS rows and about BATCH_BYTES a batch. A fault that concerns more than one row (a file that
+        vanished, a damaged archive) raises UserError with what, where and remedy. A row that cannot be used is given
+        all the same, with `detail` and one of these as `error`:
+
+            label_unknown         its label is not one of the classes
+            label_missing         its image lies beside the folders of the classes
+            label_unreadable      the text that holds its label is too long, or not UTF-8
+            image_missing         it has no image
+            image_size            its array has not the shape that the source says
+            pixel_range           its pixels are not numbers from 0 to 1
+            undecodable           its .npy holds no image
+            unreadable            its file vanished, may not be read, or is a pipe or device
+            too_many_bytes        its file is longer than the limit
+            symlink               its file is a link, which is not followed
+            file_missing          the table names its file, and there is none
+            table_missing         the table does not name its file
+            json_unreadable       its .json holds no JSON object
+            embedding_unreadable  what should hold its embedding holds no vector
+            duplicate_member      a tar has the same member of its sample twice
+            key_has_dots          the name of its image in a tar has a dot before its extension
+            not_a_sample          a member of a tar that is in no sample
+        """
         ...
 
 
-class Rows(NamedTuple):
-    """Rows held as arrays.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A set of images, checked as far as that is possible without reading every row.
+
+    Attributes:
+        name: short name of the data set.
+        partitions: in the order of the rows; where they are cut depends on the source alone.
+        pixels: shape of every image, which are then raw bytes; None: each image is a file that Pillow decodes.
+        classes: name of each label from 0; empty where the rows have no labels.
+        attributes: name of each attribute; empty where there are none.
+        embedding: length of the embedding vectors; 0 where there are none.
+        digests: name of each file -> sha256 that identifies it, as cheaply as that can be done.
+        official: the splits that the publisher fixed; empty, or with both "train" and "test".
+        in_memory: the rows are already in the memory of this process.
+    """
+
+    name: str
+    partitions: tuple[Partition, ...]
+    pixels: Shape | None
+    classes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    embedding: int = 0
+    digests: dict[str, str]
+    official: tuple[str, ...] = ()
+    in_memory: bool = False
+
+    @property
+    def rows(self) -> int:
+        return sum(partition.rows for partition in self.partitions)
+
+
+def record_batch(ids: Sequence[str | None], images: Any, **columns: Any) -> pa.RecordBatch:
+    """A batch with the columns of `ROWS`; a column that is not given is null, a single text stands for every row."""
+    given = {"id": ids, "image": images, **columns}
+    arrays = []
+    for field in ROWS:
+        values = given.pop(field.name, None)
+        if values is None or isinstance(values, str):
+            values = pa.nulls(len(ids), field.type) if values is None else [values] * len(ids)
+        if isinstance(values, np.ndarray) and values.ndim == 2:
+            values = fixed_lists(values).cast(field.type)
+        arrays.append(values.cast(field.type) if isinstance(values, pa.Array) else pa.array(values, field.type))
+    assert not given, f"no such columns: {', '.join(given)}"
+    return pa.RecordBatch.from_arrays(arrays, schema=ROWS)
+
+
+def first_faults(*found: tuple[Any, ...]) -> dict[str, pa.Array]:
+    """The columns error and detail from several (errors, details): those of the first that has an error for a row."""
+    columns = zip(*found, strict=True)
+    return {
+        name: pc.coalesce(*(pa.array(column, pa.string()) for column in given))
+        for name, given in zip(("error", "detail"), columns, strict=True)
+    }
+
+
+def fixed_lists(values: NDArray[Any]) -> pa.FixedSizeListArray:
+    """float32 lists [N] from numbers [N, M]."""
+    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def binary(images: NDArray[np.uint8]) -> pa.Array:
+    """uint8 [N, ...] -> Arrow binary [N], sharing the memory."""
+    size = images[0].size if len(images) else 0
+    offsets = np.arange(len(images) + 1, dtype=np.int32) * size
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(np.ascontiguousarray(images))]
+    return pa.BinaryArray.from_buffers(pa.binary(), len(images), buffers)
+
+
+def class_names(distinct: Iterable[Any], given: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
+    """Names of the classes: as `given`, else from the distinct labels: texts in order, or "0" to the largest number.
+
+    Args:
+        where: what holds the labels, for the message.
+
+    Raises:
+        UserError: there are too many, numbers and texts are mixed, or the largest number cannot be a class.
+    """
+    if given is not None:
+        return given
+    values = [value for value in distinct if value is not None]
+    if not values:
+        return ()
+    if len(values) > MAX_CLASSES:
+        raise UserError(
+            f"{where}: expected at most {MAX_CLASSES:,} classes, found more distinct labels. Name what holds the "
+            "classes, or set it to null"
+        )
+    if all(isinstance(value, str) for value in values):
+        return tuple(sorted(set(values)))
+    numbers = [_whole(value) for value in values]
+    largest = max((number for number in numbers if number is not None), default=-1)
+    if any(isinstance(value, str) for value in values) or not 0 <= largest < MAX_CLASSES:
+        raise UserError(
+            f"{where}: expected class names, or whole numbers from 0 to below {MAX_CLASSES:,}; found such as "
+            f"{', '.join(repr(value) for value in sorted(values, key=repr)[:4])}. Correct the labels, or name the "
+            "classes in data.classes"
+        )
+    return tuple(str(number) for number in range(largest + 1))
+
+
+class LabelCodes(NamedTuple):
+    """Labels as numbers.
+
+    Attributes:
+        labels: int64 or None a row; whether a number is in range is for the quarantine to say.
+        errors: "label_unknown" or None a row.
+        details: of the errors.
+    """
+
+    labels: list[int | None]
+    errors: list[str | None]
+    details: list[str | None]
+
+
+def encode_labels(values: Iterable[Any], classes: tuple[str, ...]) -> LabelCodes:
+    """Numbers stay; a text becomes the place of the class of that name; null stays null."""
+    code = {name: number for number, name in enumerate(classes)}
+    out = LabelCodes([], [], [])
+    for value in values:
+        label = code.get(value) if isinstance(value, str) else _whole(value)
+        unknown = label is None and value is not None and value == value  # NaN is how tables write a missing number
+        out.labels.append(label)
+        out.errors.append("label_unknown" if unknown else None)
+        out.details.append(f"expected a class, found {str(value)[:80]!r}" if unknown else None)
+    return out
+
+
+def _whole(value: Any) -> int | None:
+    if value is None or isinstance(value, str):
+        return None
+    try:
+        number = int(value)
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return number if number == value and abs(number) < 2**62 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A partition held as arrays; also the rows of a source that fits in memory.
 
     Attributes:
         images: uint8 [N, ...], the values of an image in the order H, W, C.
@@ -67,41 +228,17 @@ class Rows(NamedTuple):
     source: str
     split: str | None
 
+    @property
+    def rows(self) -> int:
+        return len(self.images)
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         for start in range(0, len(self.images), BATCH_ROWS):
             images = self.images[start : start + BATCH_ROWS]
-            count = len(images)
-            columns = [
-                pa.array([f"{self.prefix}-{row:06d}" for row in range(start, start + count)]),
-                _binary(images),
-                pa.array(self.labels[start : start + count].astype(np.int64)),
-                pa.array([self.source] * count),
-                pa.array([self.split] * count, pa.string()),
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=ROWS)
-
-
-@dataclass(frozen=True, slots=True)
-class ArraySource:
-    """A `Source` that fits in memory."""
-
-    name: str
-    shape: Shape
-    classes: tuple[str, ...]
-    digests: dict[str, str]
-    tables: tuple[Rows, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(len(table.images) for table in self.tables)
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        for table in self.tables:
-            yield from table.batches()
-
-
-def _binary(images: NDArray[np.uint8]) -> pa.Array:
-    """uint8 [N, ...] -> Arrow binary [N], sharing the memory."""
-    offsets = np.arange(0, images.size + 1, images[0].size, dtype=np.int32)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(images))]
-    return pa.BinaryArray.from_buffers(pa.binary(), len(images), buffers)
+            yield record_batch(
+                [f"{self.prefix}-{row:06d}" for row in range(start, start + len(images))],
+                binary(images),
+                label=pa.array(self.labels[start : start + len(images)].astype(np.int64)),
+                source=self.source,
+                split=self.split,
+            )

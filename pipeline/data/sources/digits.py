@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 
 from pipeline.data.shape import Shape
-from pipeline.data.sources.base import ArraySource, Rows
+from pipeline.data.sources.base import Rows, Source
 from pipeline.errors import UserError
 
 
-def open_digits(path: str | None) -> ArraySource:
+def open_digits(path: str | None) -> Source:
     """Scikit-learn's digits, their values 0..16 scaled to 0..255, halves rounded up.
 
     Raises:
@@ -30,5 +30,11 @@ def open_digits(path: str | None) -> ArraySource:
         "load_digits().images": hashlib.sha256(values.astype(np.uint8).tobytes()).hexdigest(),
         "load_digits().target": hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest(),
     }
-    table = Rows(images, labels, "digits", "sklearn.datasets.load_digits", None)
-    return ArraySource("digits", Shape(8, 8, 1), tuple("0123456789"), digests, (table,))
+    return Source(
+        name="digits",
+        partitions=(Rows(images, labels, "digits", "sklearn.datasets.load_digits", None),),
+        pixels=Shape(8, 8, 1),
+        classes=tuple("0123456789"),
+        digests=digests,
+        in_memory=True,
+    )

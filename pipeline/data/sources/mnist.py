@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.shape import Shape
 from pipeline.data.sources import packages
-from pipeline.data.sources.base import ArraySource, Rows
+from pipeline.data.sources.base import Rows, Source
 from pipeline.data.sources.fetch import DataFile, Download, obtain
 from pipeline.data.sources.idx import parse
 from pipeline.errors import UserError
@@ -69,7 +69,7 @@ FASHION_MNIST = IdxSet(
 )
 
 
-def open_idx_set(which: IdxSet, path: str | None, downloads: Path) -> ArraySource:
+def open_idx_set(which: IdxSet, path: str | None, downloads: Path) -> Source:
     """Obtain, verify and parse the four files.
 
     Raises:
@@ -77,15 +77,17 @@ def open_idx_set(which: IdxSet, path: str | None, downloads: Path) -> ArraySourc
     """
     contents = obtain(which.download, path, downloads)
     train_images, train_labels, test_images, test_labels = which.download.files
-    return ArraySource(
-        which.download.name,
-        which.shape,
-        which.classes,
-        {file.name: file.sha256 for file in which.download.files},
-        (
+    return Source(
+        name=which.download.name,
+        partitions=(
             _rows(train_images, train_labels, "train", contents),
             _rows(test_images, test_labels, "test", contents),
         ),
+        pixels=which.shape,
+        classes=which.classes,
+        digests={file.name: file.sha256 for file in which.download.files},
+        official=("train", "test"),
+        in_memory=True,
     )
 
 

@@ -9,30 +9,44 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import files
-from pipeline.config import DataConfig, ShardConfig, SourceConfig
-from pipeline.data import shards
+from pipeline.data.config import DataConfig, PublishedSource, ShardConfig
 from pipeline.data.ingest import prepare
 from pipeline.data.shape import Shape
-from pipeline.data.shard_writer import write_group
-from pipeline.data.sources.base import ROWS
+from pipeline.data.shards import write_here
+from pipeline.data.sources.base import ROWS, Source
 from pipeline.data.sources.digits import open_digits
 
 SHAPE = Shape(2, 3, 1)
 
 
-class ListSource:
-    """A source given row by row, so that a test can put any fault into it."""
+class ListPartition:
+    """Rows given one by one, so that a test can put any fault into them."""
 
-    def __init__(self, rows: list[dict[str, Any]], shape: Shape = SHAPE, classes: str = "ab") -> None:
-        self.name, self.shape, self.classes = "list", shape, tuple(classes)
-        self.digests = {"rows": "0" * 64}
-        self.rows = len(rows)
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = rows
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
 
     def batches(self, rows: int = 7) -> Iterator[pa.RecordBatch]:
         for start in range(0, len(self._rows), rows):
             yield pa.RecordBatch.from_pylist(self._rows[start : start + rows], schema=ROWS)
+
+
+def list_source(
+    rows: list[dict[str, Any]],
+    shape: Shape | None = SHAPE,
+    classes: str = "ab",
+    *,
+    partition: int = 10**6,
+    **facts: Any,
+) -> Source:
+    """A source of `rows`, `partition` rows a partition."""
+    parts = tuple(ListPartition(rows[start : start + partition]) for start in range(0, len(rows), partition))
+    return Source(
+        name="list", partitions=parts, pixels=shape, classes=tuple(classes), digests={"rows": "0" * 64}, **facts
+    )
 
 
 def list_rows(count: int, *, size: int = 6, classes: int = 2, split: str | None = None) -> list[dict[str, Any]]:
@@ -46,26 +60,19 @@ def list_rows(count: int, *, size: int = 6, classes: int = 2, split: str | None 
 
 def data_config(**changes: Any) -> DataConfig:
     values = {"validation_fraction": 0.2, "test_fraction": 0.2, "max_bad_fraction": 0.0, **changes}
-    return DataConfig(source=SourceConfig(kind="digits"), **values)
+    return DataConfig(source=PublishedSource(kind="digits"), **values)
 
 
-def shard_locally(data: Path, *, shard_bytes: int = 65536, seed: int = 0, writers: int = 1) -> Path:
+def shard_locally(data: Path, *, shard_bytes: int = 65536, seed: int = 0, writers: int = 1, **changes: Any) -> Path:
     """What `write_shards` does, in this process."""
-    dataset, layout = shards.read_dataset(data)
-    plans = shards.plan(data, dataset["counts"], layout, ShardConfig(seed=seed, shard_bytes=shard_bytes))
-    with files.new_directory(data / "shards") as folder:
-        shards.make_folders(folder)
-        groups = shards.deal(plans, writers)
-        written = [shard for group in groups for shard in write_group(data / "prepared", folder, layout, group)]
-        shards.finish(folder, dataset, layout, written)
-    return data / "shards"
+    return write_here(data, ShardConfig(seed=seed, shard_bytes=shard_bytes, **changes), writers=writers)
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of scikit-learn's digits: prepared, and sharded into several tars. Not to be changed."""
     data = tmp_path_factory.mktemp("digits") / "data"
-    prepare(open_digits(None), data_config(), data)
+    prepare([open_digits(None)], data_config(), data)
     shard_locally(data, shard_bytes=400_000)
     return data
 
@@ -82,8 +89,8 @@ def make_rows() -> Callable[..., list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def make_source() -> type[ListSource]:
-    return ListSource
+def make_source() -> Callable[..., Source]:
+    return list_source
 
 
 @pytest.fixture

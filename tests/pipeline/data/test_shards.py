@@ -1,10 +1,18 @@
 """Shards: ordinary WebDataset tars with the right content, the same bytes for any number of writers."""
 
-import gc
+import errno
 import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 import zlib
-from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +22,103 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared_data import SHAPE, prepare_random, prepared_rows
 
-from pipeline import runtime
-from pipeline.config import ComputeConfig, ShardConfig
-from pipeline.data import shards, table
+from pipeline import files, runtime
+from pipeline.config import ComputeConfig
+from pipeline.data import external_shuffle, index_rows, shards, table
+from pipeline.data.config import ShardConfig
+from pipeline.data.external_shuffle import runs
 from pipeline.data.index import read_manifest
-from pipeline.data.ingest import prepare
-from pipeline.data.loader import open_split
+from pipeline.data.order import permutation, philox
 from pipeline.data.shape import Shape
-from pipeline.data.shard_writer import write_group
+from pipeline.data.shard_plan import cut, read_dataset, shard_plans
+from pipeline.data.shard_writer import moments
+from pipeline.data.shards import deal, write_here
 from pipeline.data.split import SPLITS
 from pipeline.data.tar import Layout, key
 from pipeline.errors import UserError
+
+SMALL = 20_000  # bytes of a shard: about ten samples
+ATTRIBUTES = ("size", "x")
+
+
+def config(**changes: Any) -> ShardConfig:
+    return ShardConfig(**{"seed": 0, "shard_bytes": SMALL, **changes})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def samples(folder: Path) -> dict[str, tuple[np.ndarray, int | None]]:
-    """Every sample by key, through tarfile alone."""
-    found: dict[str, tuple[np.ndarray, int | None]] = {}
+def samples(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every sample by key, through tarfile, json and numpy alone."""
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*.tar")):
         with tarfile.open(path) as tar:
-            members = {member.name: tar.extractfile(member).read() for member in tar}
-        for name in (name for name in members if name.endswith(".npy")):
-            stem = name.removesuffix(".npy")
-            assert stem not in found
-            label = members.get(f"{stem}.cls")
-            found[stem] = np.load(io.BytesIO(members[name])), None if label is None else int(label)
+            for member in tar:
+                name, kind = member.name.split(".", 1)
+                assert kind not in found.setdefault(name, {})
+                found[name][kind] = decoded(kind, tar.extractfile(member).read())
     return found
 
 
-def by_content(data: Path, split: str) -> list[tuple[bytes, int]]:
-    rows = pq.read_table(data / "prepared").filter(pa.compute.field("split") == split)
-    return sorted(zip(rows["image"].to_pylist(), rows["label"].to_pylist(), strict=True))
+def decoded(kind: str, content: bytes) -> Any:
+    if kind == "cls":
+        return int(content)
+    if kind == "json":
+        return {name: np.float32(value) for name, value in json.loads(content).items()}
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def test_tarfile_finds_every_prepared_row_once(digits: Path) -> None:
-    found = samples(digits / "shards")
+def comparable(sample: dict[str, Any]) -> tuple[Any, ...]:
+    """A sample as it would be in the prepared table."""
+    attributes = tuple(float(value) for value in sample["json"].values()) if "json" in sample else None
+    embedding = tuple(sample["embedding.npy"].tolist()) if "embedding.npy" in sample else None
+    return sample["npy"].tobytes(), sample.get("cls"), attributes, embedding
+
+
+def row_content(row: dict[str, Any]) -> tuple[Any, ...]:
+    vectors = (None if row[name] is None else tuple(row[name]) for name in ("attributes", "embedding"))
+    return row["image"], row["label"], *vectors
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two generations with everything a sample can have, sharded. Not to be changed."""
+    data = prepare_random(tmp_path_factory.mktemp("shards") / "data", (120, 60), attributes=ATTRIBUTES, embedding=5)
+    write_here(data, config())
+    return data
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        {"classes": 0},
+        {"classes": 12, "attributes": ("a",)},
+        {"classes": 0, "attributes": ATTRIBUTES, "embedding": 3},
+        {"shape": Shape(4, 1, 3), "embedding": 200},
+    ],
+)
+def test_tarfile_finds_every_prepared_row_once(tmp_path: Path, facts: dict[str, Any]) -> None:
+    data = prepare_random(tmp_path, (80, 30), **facts)
+    found = samples(write_here(data, config()))
     for split in SPLITS:
-        there = {name: sample for name, sample in found.items() if name.startswith(split)}
+        there = {name: sample for name, sample in found.items() if name.startswith(f"{split}-")}
         assert sorted(there) == [key(split, row) for row in range(len(there))]
-        assert sorted((image.tobytes(), label) for image, label in there.values()) == by_content(digits, split)
-    assert {(image.shape, image.dtype.name) for image, _ in found.values()} == {((8, 8, 1), "uint8")}
+        assert sorted(map(comparable, there.values()), key=repr) == sorted(
+            map(row_content, prepared_rows(data, split)), key=repr
+        )
+    shape = facts.get("shape", SHAPE)
+    assert {(sample["npy"].shape, sample["npy"].dtype.name) for sample in found.values()} == {(tuple(shape), "uint8")}
+    for sample in found.values():
+        assert ("cls" in sample) == (facts.get("classes", 3) > 0)
+        assert tuple(sample.get("json", ())) == facts.get("attributes", ())
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("split", SPLITS)
-def test_plain_webdataset_reads_every_sample_once(digits: Path, split: str) -> None:
-    import webdataset
-
-    paths = [str(path) for path in sorted((digits / "shards" / split).glob("*.tar"))]
-    read = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False).decode())
-    ours = open_split(digits / "shards", split)
-    rows = np.arange(len(ours))
-    assert [sample["__key__"] for sample in read] == [key(split, row) for row in rows]
-    np.testing.assert_array_equal(np.stack([sample["npy"] for sample in read]), ours.images(rows))
-    assert [sample["cls"] for sample in read] == ours.labels(rows).tolist()
-    gc.collect()  # webdataset leaves its files open; closed here, they warn in no other test
-
-
-def test_headers_hold_no_time_and_no_user(digits: Path) -> None:
-    for path in (digits / "shards").rglob("*.tar"):
+def test_headers_hold_no_time_and_no_user(data: Path) -> None:
+    for path in (data / "shards").rglob("*.tar"):
         assert path.stat().st_size % 10240 == 0
         assert path.read_bytes().endswith(bytes(1024))
         with tarfile.open(path) as tar:
@@ -86,139 +128,135 @@ def test_headers_hold_no_time_and_no_user(digits: Path) -> None:
                 assert (member.uname, member.gname, member.pax_headers) == ("", "", {})
 
 
-@settings(deadline=None)
-@given(
-    st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4)),
-    st.integers(0, 1001),
-    st.integers(1, 30),
-    st.integers(0, 10**8 - 30),
-)
-def test_any_layout_is_what_tarfile_would_write(
-    shape: tuple[int, int, int], classes: int, rows: int, first: int
-) -> None:
-    layout = Layout(Shape(*shape), classes)
-    generator = np.random.default_rng(rows)
-    images = generator.integers(0, 256, (rows, layout.shape.size), np.uint8)
-    labels = generator.integers(0, max(classes, 1), rows)
-    tar = np.zeros(layout.file_bytes(rows), np.uint8)
-    view = layout.samples(tar, rows)
-    layout.write_frame(view, "val", first)
-    layout.images(view)[:] = images
-    if classes:
-        layout.write_labels(view, np.arange(rows), labels)
-        np.testing.assert_array_equal(layout.labels(view), labels)
-    assert tar.tobytes() == by_tarfile(images.reshape(rows, *shape), labels if classes else None, layout, first)
-
-
-def by_tarfile(images: np.ndarray, labels: np.ndarray | None, layout: Layout, first: int) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row, image in enumerate(images):
-            npy = io.BytesIO()
-            np.save(npy, image)
-            members = {"npy": npy.getvalue()}
-            if labels is not None:
-                members["cls"] = f"{labels[row]:0{layout.label_digits}d}".encode()
-            for kind, content in members.items():
-                member = tarfile.TarInfo(f"{key('val', first + row)}.{kind}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def test_the_index_points_at_every_payload(digits: Path) -> None:
-    folder = digits / "shards"
-    index = pq.read_table(folder / "index.parquet").to_pylist()
-    assert [row["key"] for row in index] == sorted(samples(folder), key=lambda k: (SPLITS.index(k.split("-")[0]), k))
+def test_the_index_points_at_every_image(data: Path) -> None:
+    folder = data / "shards"
+    index = pq.read_table(folder / "index.parquet")
+    assert index.schema.field("shard").type == pa.dictionary(pa.int32(), pa.string())
     found = samples(folder)
-    for row in index:
+    assert index["key"].to_pylist() == sorted(found, key=lambda name: (SPLITS.index(name.split("-")[0]), name))
+    for row in index.to_pylist():
         with (folder / row["shard"]).open("rb") as file:
             file.seek(row["offset"])
             payload = file.read(row["size"])
         assert zlib.crc32(payload) == row["crc32"]
-        image, label = found[row["key"]]
-        np.testing.assert_array_equal(np.load(io.BytesIO(payload)), image)
-        assert (row["label"], row["split"]) == (label, row["key"].split("-")[0])
+        sample = found[row["key"]]
+        np.testing.assert_array_equal(np.load(io.BytesIO(payload)), sample["npy"])
+        assert (row["label"], row["split"]) == (sample["cls"], row["key"].split("-")[0])
+        assert row["attributes"] == [float(value) for value in sample["json"].values()]
 
 
-def test_the_manifest_tells_what_is_there(digits: Path) -> None:
-    manifest = read_manifest(digits / "shards")
-    assert manifest.counts == {split: len(by_content(digits, split)) for split in SPLITS}
-    for split, count in manifest.counts.items():
-        rows = [entry.rows for entry in manifest.of_split(split)]
-        assert sum(rows) == count
-        assert max(rows) - min(rows) <= 1
-    assert max(entry.bytes for entry in manifest.shards) <= 400_000 + 10240
-    assert len(manifest.of_split("train")) > 3
-    train = np.concatenate([np.frombuffer(image, np.uint8) for image, _ in by_content(digits, "train")]) / 255
-    assert manifest.mean == (pytest.approx(train.mean(), rel=1e-12),)
-    assert manifest.std == (pytest.approx(train.std(), rel=1e-12),)
-    assert (manifest.source, manifest.classes, manifest.shape) == ("digits", tuple("0123456789"), Shape(8, 8, 1))
+def test_the_manifest_tells_what_is_there(data: Path) -> None:
+    folder = data / "shards"
+    manifest = read_manifest(folder)
+    assert manifest.counts == {split: len(prepared_rows(data, split)) for split in SPLITS}
+    for split in SPLITS:
+        for generation in (0, 1):
+            rows = [entry.rows for entry in manifest.of_split(split) if entry.generation == generation]
+            assert sum(rows) == sum(row["generation"] == generation for row in prepared_rows(data, split))
+            assert max(rows) - min(rows) <= 1
+    for entry in manifest.shards:
+        assert files.sha256(folder / entry.name) == entry.sha256
+        assert (folder / entry.name).stat().st_size == entry.bytes <= SMALL + 10240
+    assert manifest.index == files.sha256(folder / "index.parquet")
+    assert [entry.name for entry in manifest.of_split("train")] == [
+        f"train/train-{number:06d}.tar" for number in range(len(manifest.of_split("train")))
+    ]
+    assert (manifest.source, manifest.classes, manifest.shape) == ("random", ("class 0", "class 1", "class 2"), SHAPE)
+    assert (manifest.attributes, manifest.embedding, manifest.encoding) == (ATTRIBUTES, 5, "raw")
 
 
-def test_statistics_are_by_channel(
-    tmp_path: Path, make_source: Any, make_rows: Any, make_config: Any, shard: Callable[..., Path]
-) -> None:
-    prepare(make_source(make_rows(100, size=12), Shape(2, 2, 3)), make_config(), tmp_path)
-    split = open_split(shard(tmp_path), "train")
-    pixels = split.images(np.arange(len(split))) / 255
-    assert split.manifest.mean == pytest.approx(pixels.mean((0, 1, 2)).tolist(), rel=1e-12)
-    assert split.manifest.std == pytest.approx(pixels.std((0, 1, 2)).tolist(), rel=1e-12)
+def test_statistics_are_of_the_training_split_by_channel(tmp_path: Path) -> None:
+    data = prepare_random(tmp_path, shape=Shape(2, 2, 3))
+    manifest = read_manifest(write_here(data, config()))
+    images = [np.frombuffer(row["image"], np.uint8).reshape(2, 2, 3) for row in prepared_rows(data, "train")]
+    pixels = np.stack(images) / 255
+    assert manifest.mean == pytest.approx(pixels.mean((0, 1, 2)).tolist(), rel=1e-12)
+    assert manifest.std == pytest.approx(pixels.std((0, 1, 2)).tolist(), rel=1e-12)
 
 
-def test_data_without_classes_have_no_labels(
-    tmp_path: Path, make_source: Any, make_rows: Any, make_config: Any, shard: Callable[..., Path]
-) -> None:
-    prepare(make_source(make_rows(60, classes=0), classes=""), make_config(), tmp_path)
-    folder = shard(tmp_path)
-    assert {label for _, label in samples(folder).values()} == {None}
-    assert pq.read_table(folder / "index.parquet")["label"].null_count == 60
-    assert open_split(folder, "train").labels(np.arange(3)) is None
-    assert open_split(folder, "train").spec.num_classes == 0
+@given(st.integers(1, 600), st.integers(1, 4), st.integers(0, 255))
+@settings(deadline=None, max_examples=25)
+def test_moments_are_exact(rows: int, channels: int, seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (rows, 9 * channels), np.uint8)
+    values = images.reshape(-1, channels).astype(object)
+    assert moments(images, channels) == (values.sum(0).tolist(), (values**2).sum(0).tolist())
 
 
-def test_rows_are_permuted_by_the_seed(
-    tmp_path: Path, make_source: Any, make_rows: Any, make_config: Any, shard: Callable[..., Path]
-) -> None:
-    rows = sorted(make_rows(200), key=lambda row: row["label"])
-    prepare(make_source(rows), make_config(), tmp_path)
-    labels = {}
+def test_rows_are_permuted_by_the_seed_as_in_every_version(tmp_path: Path) -> None:
+    data = prepare_random(tmp_path, (200, 100))
     for seed in (0, 1):
-        split = open_split(shard(tmp_path, seed=seed), "train")
-        labels[seed] = split.labels(np.arange(len(split)))
-    assert (labels[0] != labels[1]).any()
-    assert (np.diff(labels[0]) != 0).sum() > 30, "rows sorted by class stayed sorted"
+        found = samples(write_here(data, config(seed=seed)))
+        for number, split in enumerate(SPLITS):
+            start = 0
+            for generation in (0, 1):
+                mine = [row for row in prepared_rows(data, split) if row["generation"] == generation]
+                rows = [row["image"] for row in sorted(mine, key=lambda row: row["id"])]
+                order = permutation(len(rows), philox(seed, 3 * generation + number))
+                there = [found[key(split, start + place)]["npy"].tobytes() for place in range(len(rows))]
+                assert there == [rows[row] for row in order]
+                start += len(rows)
 
 
-@pytest.mark.parametrize("writers", [2, 3, 50])
-def test_the_bytes_do_not_depend_on_the_number_of_writers(
-    tmp_path: Path, make_source: Any, make_rows: Any, make_config: Any, shard: Callable[..., Path], writers: int
+@pytest.mark.parametrize(
+    ("encoding", "writers", "group_bytes", "chunk_bytes"),
+    [("raw", 2, 10**9, 10**9), ("raw", 5, 30_000, 10**9), ("raw", 1, 1, 100), ("png", 50, 60_000, 1)],
+)
+def test_the_bytes_depend_on_no_number_of_writers_groups_or_chunks(
+    data: Path, tmp_path: Path, monkeypatch: Any, encoding: Any, writers: int, group_bytes: int, chunk_bytes: int
 ) -> None:
-    prepare(make_source(make_rows(150)), make_config(), tmp_path)
-    alone = contents(shard(tmp_path, shard_bytes=20_000))
-    assert len(alone) > 10
-    assert contents(shard(tmp_path, shard_bytes=20_000, writers=writers)) == alone
+    shutil.copytree(data / "prepared", tmp_path / "prepared")
+    shutil.copy(data / "dataset.json", tmp_path)
+    monkeypatch.setattr(index_rows, "_ROW_GROUP", 32)
+    alone = contents(write_here(tmp_path, config(encoding=encoding)))
+    assert len(alone) > 30
+    groups = pq.ParquetFile(tmp_path / "shards/index.parquet").metadata
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [32] * 5 + [20]
+    monkeypatch.setattr(external_shuffle, "CHUNK_BYTES", chunk_bytes)
+    assert contents(write_here(tmp_path, config(encoding=encoding), writers=writers, group_bytes=group_bytes)) == alone
+
+
+def test_the_bytes_do_not_depend_on_the_parts_of_the_table(tmp_path: Path) -> None:
+    found = [
+        contents(write_here(prepare_random(tmp_path / str(rows), (150, 31), part_rows=rows), config()))
+        for rows in (1000, 40, 7)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_new_generation_leaves_the_older_shards_as_they_are(tmp_path: Path, encoding: Any) -> None:
+    before = write_here(prepare_random(tmp_path / "before", (150,), attributes=("a",)), config(encoding=encoding))
+    after = write_here(prepare_random(tmp_path / "after", (150, 70), attributes=("a",)), config(encoding=encoding))
+    old, new = read_manifest(before), read_manifest(after)
+    for split in SPLITS:
+        assert new.of_split(split)[: len(old.of_split(split))] == old.of_split(split)
+        assert {entry.generation for entry in new.of_split(split)[len(old.of_split(split)) :]} == {1}
+    tars = {name: content for name, content in contents(before).items() if name.endswith((".tar", ".tar.idx"))}
+    assert tars.items() <= contents(after).items()
+    indexes = [pq.read_table(folder / "index.parquet").to_pylist() for folder in (before, after)]
+    kept = {entry.name for entry in old.shards}
+    assert [row for row in indexes[1] if row["shard"] in kept] == indexes[0]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_tasks_write_the_same_bytes_and_leave_nothing_else(
-    tmp_path: Path, make_source: Any, make_rows: Any, make_config: Any, shard: Callable[..., Path]
-) -> None:
-    compute = ComputeConfig(
-        address=None, workers="auto", storage=str(tmp_path), downloads=str(tmp_path), checkpoint_every_steps=1,
-        max_failures=0)  # fmt: skip
-    data = tmp_path / "data"
-    prepare(make_source(make_rows(2000)), make_config(), data)
-    expected = contents(shard(data, shard_bytes=200_000))
-    config = ShardConfig(seed=0, shard_bytes=200_000)
-    with runtime.cluster(compute):
-        shards.write_shards(data, config, compute)
+def test_ray_tasks_write_the_same_bytes_and_leave_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
+    here = ComputeConfig(
+        address=None, workers="auto", storage=str(tmp_path), downloads=str(tmp_path),
+        checkpoint_every_steps=1, max_failures=0)  # fmt: skip
+    elsewhere = replace(here, address="ray://elsewhere:1")
+    started: list[ComputeConfig] = []
+    data = prepare_random(tmp_path / "data", (600, 200), attributes=("a",), part_rows=300)
+    expected = contents(write_here(data, config()))
+    with runtime.cluster(here):
+        monkeypatch.setattr(shards.runtime, "cluster", lambda compute: nullcontext(started.append(compute)))
+        shards.write_shards(data, config(), elsewhere)
+        assert started == [here]
         assert contents(data / "shards") == expected
         damage(data / "prepared" / "part-00000.parquet")
         with pytest.raises(UserError, match=r"part-00000.parquet: damaged .*; run `dvc repro -f ingest`$"):
-            shards.write_shards(data, config, compute)
+            shards.write_shards(data, config(), elsewhere)
     assert contents(data / "shards") == expected
-    assert sorted(path.name for path in data.iterdir()) == ["dataset.json", "prepared", "quarantine.parquet", "shards"]
+    assert sorted(path.name for path in data.iterdir()) == ["dataset.json", "prepared", "shards"]
 
 
 def damage(part: Path) -> None:
@@ -230,54 +268,118 @@ def damage(part: Path) -> None:
     part.write_bytes(content)
 
 
-def test_a_kill_leaves_the_old_shards_whole(
-    tmp_path: Path, make_source: Any, make_rows: Any, make_config: Any, shard: Callable[..., Path], monkeypatch: Any
-) -> None:
-    prepare(make_source(make_rows(100)), make_config(), tmp_path)
-    before = contents(shard(tmp_path))
+def test_a_fault_leaves_the_old_shards_whole_and_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
+    data = prepare_random(tmp_path)
+    before = contents(write_here(data, config()))
     monkeypatch.setattr(shards, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        shard(tmp_path, seed=1)
-    assert contents(tmp_path / "shards") == before
+        write_here(data, config(seed=1))
+    assert contents(data / "shards") == before
+    assert sorted(path.name for path in data.iterdir()) == ["dataset.json", "prepared", "shards"]
 
 
-def test_what_a_killed_writer_left_is_overwritten(digits: Path, tmp_path: Path) -> None:
-    dataset, layout = shards.read_dataset(digits)
-    plans = shards.plan(digits, dataset["counts"], layout, ShardConfig(seed=0, shard_bytes=400_000))[:1]
-    shards.make_folders(tmp_path)
-    (tmp_path / "train" / ".train-000000.tar.tmp").write_bytes(b"x" * 1_000_000)
-    write_group(digits / "prepared", tmp_path, layout, plans)
-    assert [path.name for path in (tmp_path / "train").iterdir()] == ["train-000000.tar"]
-    written = (tmp_path / "train" / "train-000000.tar").read_bytes()
-    assert written == (digits / "shards" / "train" / "train-000000.tar").read_bytes()
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.data import shards
+from pipeline.data.config import ShardConfig
+write = shards.ShardWriter.write
+def write_and_die(self, group):
+    write(self, group)
+    (self.folder / "train" / ".train-000001.tar.tmp").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+shards.ShardWriter.write = write_and_die
+shards.write_here(Path(sys.argv[1]), ShardConfig(seed=1, shard_bytes=20_000), writers=3)
+"""
 
 
-def test_too_many_shards_for_one_task_are_dealt_to_more() -> None:
-    groups = shards.deal(list(range(1000)), 2)  # type: ignore[arg-type]
-    assert len(groups) == 4
-    assert sorted(item for group in groups for item in group) == list(range(1000))
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    data = prepare_random(tmp_path)
+    before = contents(write_here(data, config()))
+    died = subprocess.run([sys.executable, "-c", KILLED, data], cwd=os.getcwd(), capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    left = {re.sub(r"\d+", "N", path.name) for path in data.iterdir()}
+    assert left == {"dataset.json", "prepared", "shards", ".shards.N.tmp", ".shards.scratch.N.tmp"}
+    assert contents(data / "shards") == before
+    assert contents(write_here(data, config())) == before
+    assert sorted(path.name for path in data.iterdir()) == ["dataset.json", "prepared", "shards"]
 
 
-def test_missing_or_other_prepared_rows_are_refused(tmp_path: Path, digits: Path, shard: Callable[..., Path]) -> None:
+def test_a_second_try_of_a_task_overwrites_the_first(tmp_path: Path) -> None:
+    data = prepare_random(tmp_path)
+    alone = contents(write_here(data, config()))
+
+    def twice(function: Any, tasks: Any) -> Any:
+        for task in tasks:
+            if task == tasks[0] and hasattr(task, "shards"):
+                path = function.__self__.folder / task.shards[0].name
+                path.with_name(f".{path.name}.tmp").write_bytes(b"x" * 100_000)
+            function(task)
+            yield function(task)
+
+    assert contents(shards.execute(shards.plan(data, config()), 3, twice)) == alone
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = prepare_random(tmp_path)
+    monkeypatch.setattr(shards.ShardWriter, "write", full)
+    with pytest.raises(UserError, match=r"shards: the disk is full: the shards take up to 0.0 GB.* make room"):
+        write_here(data, config())
+    assert sorted(path.name for path in data.iterdir()) == ["dataset.json", "prepared"]
+
+
+def test_missing_or_other_prepared_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset.json: no such file; prepare the data with `dvc repro ingest`"):
-        shards.read_dataset(tmp_path)
-    dataset, layout = shards.read_dataset(digits)
-    counts = {**dataset["counts"], "val": 3}
-    with pytest.raises(UserError, match=r"prepared: expected 3 val rows, found \d+"):
-        shards.plan(digits, counts, layout, ShardConfig(seed=0, shard_bytes=4096))
+        read_dataset(tmp_path)
+    data = prepare_random(tmp_path / "data", (50, 20))
+    dataset = files.read_json(data / "dataset.json")
+    dataset["generations"][1]["val"] += 1
+    files.write_json(data / "dataset.json", dataset)
+    with pytest.raises(UserError, match=r"prepared: expected \d+ val rows in generation 1, found \d+; .*dvc repro -f"):
+        write_here(data, config())
+    files.write_json(data / "dataset.json", {**dataset, "generations": dataset["generations"][:1]})
+    with pytest.raises(UserError, match=r"prepared: expected 1 generations of rows, found more; .*dvc repro -f"):
+        write_here(data, config())
 
 
 @settings(deadline=None)
-@given(st.integers(1, 60), st.integers(4096, 200_000), st.integers(0, 2**64 - 1))
-def test_a_plan_holds_every_row_once_in_shards_of_nearly_one_size(rows: int, shard_bytes: int, seed: int) -> None:
+@given(st.integers(0, 5000), st.integers(4096, 200_000))
+def test_shards_are_of_nearly_one_size(rows: int, shard_bytes: int) -> None:
     layout = Layout(Shape(8, 8, 1), 10)
-    numbers = np.arange(rows) * 3
-    plans = list(shards.cut("train", numbers, layout, shard_bytes))
-    np.testing.assert_array_equal(np.concatenate([plan.rows for plan in plans]), numbers)
-    sizes = [len(plan.rows) for plan in plans]
-    assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) * layout.stride <= max(shard_bytes, layout.stride)
-    assert [plan.first for plan in plans] == np.cumsum([0, *sizes[:-1]]).tolist()
+    borders = cut(rows, layout, shard_bytes)
+    assert (borders[0], borders[-1]) == (0, rows)
+    sizes = np.diff(borders)
+    if rows:
+        assert sizes.min() >= 1
+        assert sizes.max() - sizes.min() <= 1
+        assert sizes.max() * layout.stride <= max(shard_bytes, layout.stride)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(3, 300), st.integers(4096, 40_000), st.integers(1, 9), st.integers(1, 200_000))
+def test_groups_hold_every_shard_once_and_no_more_than_they_may(
+    rows: int, shard_bytes: int, writers: int, group_bytes: int
+) -> None:
+    layout = Layout(Shape(8, 8, 1), 10)
+    plans = list(shard_plans([{"train": rows, "val": 2, "test": 0}], layout, shard_bytes))
+    groups = deal(plans, layout, writers, group_bytes)
+    assert [shard for group in groups for shard in group.shards] == plans
+    assert [group.number for group in groups] == list(range(len(groups)))
+    for group in groups:
+        size = sum(shard.rows for shard in group.shards) * layout.stride
+        assert size <= group_bytes or len(group.shards) == 1
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))
+def test_runs_hold_every_part_once(rows: list[int], wanted: int) -> None:
+    parts = [(Path(str(number)), count) for number, count in enumerate(rows)]
+    found = runs(parts, wanted)
+    assert [path for run in found for path in run.paths] == [path for path, _ in parts]
+    starts = {path: sum(rows[:number]) for number, (path, _) in enumerate(parts)}
+    assert [run.first for run in found] == [starts[run.paths[0]] for run in found]
 
 
 def test_pixels_of_a_slice_are_its_own() -> None:

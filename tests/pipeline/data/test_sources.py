@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.config import SourceConfig
+from pipeline.data.config import PublishedSource
 from pipeline.data.shape import Shape
 from pipeline.data.sources import open_source, packages
 from pipeline.data.sources.fetch import DataFile, Download, Unavailable, obtain
@@ -169,7 +169,7 @@ def test_when_nothing_works_every_place_and_both_ways_on_are_named(
 
 def test_idx_files_become_rows_with_the_published_split(tmp_path: Path) -> None:
     source = open_idx_set(IdxSet(tiny(), Shape(2, 3, 1), ("a", "b")), str(put(tmp_path / "own")), tmp_path)
-    table = pa.Table.from_batches(source.batches())
+    table = pa.Table.from_batches(batch for part in source.partitions for batch in part.batches())
     assert source.rows == table.num_rows == 7
     assert table["id"].to_pylist()[4:6] == ["train-000004", "test-000000"]
     assert table["split"].to_pylist() == ["train"] * 5 + ["test"] * 2
@@ -189,8 +189,8 @@ def test_images_and_labels_of_different_number_are_refused(tmp_path: Path) -> No
 
 
 def test_the_digits_are_scaled_to_bytes_halves_rounded_up() -> None:
-    source = open_source(SourceConfig(kind="digits"), Path("unused"))
-    table = pa.Table.from_batches(source.batches())
+    source = open_source(PublishedSource(kind="digits"), None, 10**6, Path("unused"))
+    table = pa.Table.from_batches(batch for part in source.partitions for batch in part.batches())
     assert source.rows == table.num_rows == 1797
     values = np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8)
     assert sorted(set(values.tolist())) == [int(value * 255 / 16 + 0.5) for value in range(17)]
@@ -200,14 +200,14 @@ def test_the_digits_are_scaled_to_bytes_halves_rounded_up() -> None:
 
 def test_a_path_for_the_digits_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.source.path: expected null, .* found 'here'"):
-        open_source(SourceConfig(kind="digits", path="here"), Path("unused"))
+        open_source(PublishedSource(kind="digits", path="here"), None, 10**6, Path("unused"))
 
 
 @pytest.mark.parametrize(("kind", "which"), [("mnist", MNIST), ("fashion_mnist", FASHION_MNIST)])
 def test_the_published_sets_are_never_replaced_by_another(tmp_path: Path, kind, which: IdxSet) -> None:
     put(tmp_path / "own")
     with pytest.raises(UserError, match=which.download.files[0].name):
-        open_source(SourceConfig(kind=kind, path=str(tmp_path / "own")), tmp_path)
+        open_source(PublishedSource(kind=kind, path=str(tmp_path / "own")), None, 10**6, tmp_path)
 
 
 def executable(path: Path, script: str) -> None:

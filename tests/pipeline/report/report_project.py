@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.config import ReportConfig
+from pipeline.data.quarantine import Entry, write_ledger
 
 FAMILIES = ("vae", "cvae", "vqvae")
 CONFIG = ReportConfig(title="Digits, three ways", data_images=8)
@@ -38,6 +39,12 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
 }
 MODELS = {**MODELS, "cvae": {**MODELS["vae"], "condition": "label"}}
 
+LEDGER = (
+    Entry("digits.csv.gz", "row-17", "copy_in_other_split", "the same image is in a split that goes before"),
+    Entry("digits.csv.gz", "row-98", "copy_in_other_split", "the same image is in a split that goes before"),
+    Entry("digits.csv.gz", "row-3", "unreadable", "expected 64 numbers, found 63"),
+)
+
 
 class Digits:
     """The part of pipeline.data's split that the report uses, over scikit-learn's digits."""
@@ -61,6 +68,7 @@ def write_project(root: Path) -> None:
     """Everything the report reads, but for the shards themselves: their place is taken by `Digits`."""
     write_json(root / "data/shards/manifest.json", {})
     write_json(root / "data/dataset.json", dataset())
+    write_ledger(root / "data/quarantine.parquet", LEDGER)
     for number, family in enumerate(FAMILIES):
         write_family(root, family, number)
 
@@ -72,11 +80,16 @@ def dataset() -> dict[str, Any]:
         "image": {"height": 8, "width": 8, "channels": 1},
         "classes": [str(digit) for digit in range(10)],
         "counts": {"train": 1297, "val": 160, "test": 180},
-        "quarantined": {"duplicate of a row in another split": 2},
-        "rows_in": 1639,
+        "attributes": [],
+        "embedding": 0,
+        "generations": [{"train": 1297, "val": 160, "test": 180}],
+        "statistics": {"mean": [77.8125], "std": [95.6], "min": [0], "max": [255]},
+        "quarantined": {"copy_in_other_split": 2, "unreadable": 1},
+        "rows_in": 1640,
         "rows_prepared": 1637,
-        "rows_quarantined": 2,
+        "rows_quarantined": 3,
         "duplicate_images": 1,
+        "duplicates_across_splits": 2,
         "test_images_also_in_train": 0,
         "digest": "5d41402abc4b2a76b9719d911017c592ae4f7a2c4d1f3b5e8c9a0b1c2d3e4f50",
     }

@@ -7,17 +7,19 @@ import pytest
 from report_project import CONFIG, FAMILIES, Digits, write_project
 
 from pipeline import files
-from pipeline.config import DataConfig, ShardConfig, SourceConfig
-from pipeline.data.ingest import ingest
+from pipeline.data.config import DataConfig, PublishedSource, ShardConfig
+from pipeline.data.ingest import prepare
 from pipeline.data.loader import open_split
-from pipeline.data.shard_writer import write_group
-from pipeline.data.shards import finish, make_folders, plan, read_dataset
+from pipeline.data.shards import write_here
+from pipeline.data.sources.digits import open_digits
 from pipeline.errors import UserError
 from pipeline.report import examples
 from pipeline.report.examples import read_examples
 from pipeline.report.page import render_report
 
-DATA = DataConfig(source=SourceConfig(kind="digits"), validation_fraction=0.1, test_fraction=0.1, max_bad_fraction=0.0)
+DATA = DataConfig(
+    source=PublishedSource(kind="digits"), validation_fraction=0.1, test_fraction=0.1, max_bad_fraction=0.0
+)
 CLASSES = [str(digit) for digit in range(10)]
 
 
@@ -26,12 +28,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     write_project(root)
     data = root / "data"
-    ingest(DATA, root / "downloads", data)
-    facts, layout = read_dataset(data)
-    plans = plan(data, facts["counts"], layout, ShardConfig(seed=0, shard_bytes=1 << 20))
-    with files.new_directory(data / "shards") as folder:
-        make_folders(folder)
-        finish(folder, facts, layout, write_group(data / "prepared", folder, layout, plans))
+    prepare([open_digits(None)], DATA, data)
+    write_here(data, ShardConfig(seed=0, shard_bytes=1 << 20))
     return root
 
 

@@ -10,6 +10,7 @@ import pytest
 from report_project import CONFIG, FAMILIES, Digits, dataset, metrics, write, write_json
 
 from pipeline.config import ReportConfig, load_params
+from pipeline.data.quarantine import Entry, write_ledger
 from pipeline.errors import UserError
 from pipeline.report.page import render_report
 from pipeline.stages import report as stage
@@ -152,14 +153,82 @@ def test_gallery_counts_the_rows_of_each_class(html: str) -> None:
 
 def test_titles_and_names_from_files_are_escaped(root: Path) -> None:
     hostile = "<script>alert('x')</script>"
-    write_json(root / "data/dataset.json", {**dataset(), "name": hostile, "quarantined": {hostile: 1}})
+    facts = {**dataset(), "name": hostile, "quarantined": {hostile: 1}, "attributes": [hostile]}
+    write_json(root / "data/dataset.json", facts)
+    write_ledger(root / "data/quarantine.parquet", [Entry(hostile, hostile, hostile, hostile)])
     page = Page(render_report(FAMILIES, ReportConfig(title=hostile, data_images=2), root))
     assert page.all("script") == []
-    assert page.text.count(hostile) == 5  # title, h1, eyebrow, reason, lineage
+    assert page.text.count(hostile) == 8  # title, h1, eyebrow, attribute, reason with id and detail, lineage
+
+
+def data_section(html: str) -> str:
+    """Its text, the cells of a table apart, each run of spaces one space."""
+    section = html[html.index('<section id="data"') : html.index('<section id="family-')]
+    return " ".join(Page(re.sub("(?=</t[dh]>)", " ", section)).text.split())
+
+
+def test_pixel_statistics_are_shown_for_each_channel(root: Path, html: str) -> None:
+    assert "gray 77.81 95.60 0 255" in data_section(html)
+    colours = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "min": [0, 0, 7], "max": [250, 251, 252]}
+    image = {"height": 8, "width": 8, "channels": 3}
+    write_json(root / "data/dataset.json", {**dataset(), "statistics": colours, "image": image})
+    assert "red 1.00 4.00 0 250 green 2.00 5.00 0 251 blue 3.00 6.00 7 252" in data_section(
+        render_report(FAMILIES, CONFIG, root)
+    )
+
+
+def test_each_reason_to_put_rows_aside_has_an_example(html: str) -> None:
+    text = data_section(html)
+    assert "1,640 rows in = 1,637 prepared + 3 put aside." in text
+    assert "copy_in_other_split 2 row-17 the same image is in a split that goes before" in text
+    assert "unreadable 1 row-3 expected 64 numbers, found 63" in text
+    assert text.index("copy_in_other_split") < text.index("unreadable")
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ((0, 0, 0), "No images repeat another one"),
+        ((0, 0, 0), "no copies of images in another split were put aside; none is in two splits."),
+        ((1, 1, 0), "1 image repeats another one of the same split exactly; 1 copy of an image in another split was"),
+        ((1200, 2, 0), "1,200 images repeat another one of the same split exactly; 2 copies of images in another"),
+        ((0, 0, 1), "1 test image is in the training split too, which flatters the tests."),
+    ],
+)
+def test_duplicates_and_leakage_are_said_in_words(root: Path, facts: tuple[int, ...], sentence: str) -> None:
+    names = ("duplicate_images", "duplicates_across_splits", "test_images_also_in_train")
+    write_json(root / "data/dataset.json", {**dataset(), **dict(zip(names, facts, strict=True))})
+    assert sentence in data_section(render_report(["vae"], CONFIG, root))
+
+
+def test_rows_of_each_generation_are_shown_where_there_are_several(root: Path, html: str) -> None:
+    assert "Append" not in data_section(html)
+    generations = [{"train": 1200, "val": 150, "test": 170}, {"train": 97, "val": 10, "test": 10}]
+    write_json(root / "data/dataset.json", {**dataset(), "generations": generations})
+    text = data_section(render_report(["vae"], CONFIG, root))
+    assert "Source Append 1 train 1,297 79.2 1,200 97 val 160 9.8 150 10" in text
+
+
+def test_attributes_and_embedding_are_named(root: Path, html: str) -> None:
+    assert "Each image comes with" not in data_section(html)
+    for attributes, embedding, sentence in (
+        (["size"], 0, "Each image comes with the attribute size."),
+        (["size", "hue"], 512, "Each image comes with the attributes size, hue and an embedding of 512 numbers."),
+        ([], 512, "Each image comes with an embedding of 512 numbers."),
+    ):
+        write_json(root / "data/dataset.json", {**dataset(), "attributes": attributes, "embedding": embedding})
+        assert sentence in data_section(render_report(["vae"], CONFIG, root))
+
+
+def test_a_ledger_that_does_not_fit_is_reported(root: Path) -> None:
+    write_ledger(root / "data/quarantine.parquet", [])
+    with pytest.raises(UserError, match=r"^data/quarantine.parquet: its rows are not those.*dvc repro"):
+        render_report(FAMILIES, CONFIG, root)
 
 
 INPUTS = (
     "data/dataset.json",
+    "data/quarantine.parquet",
     "results/train/vae/curves.tsv",
     "results/tune/vae/trials.csv",
     "results/tune/vae/rate_distortion.png",
@@ -181,6 +250,7 @@ def test_a_missing_input_is_named_with_the_remedy(root: Path, name: str) -> None
     [
         ("data/dataset.json", "{", "not valid JSON"),
         ("data/dataset.json", json.dumps({"name": "x"}), "no key 'image'"),
+        ("data/quarantine.parquet", "PAR0", "not a ledger"),
         ("results/evaluate/vae.json", json.dumps({"baseline": {"test": {}}}), "no key 'best'"),
         ("results/train/vae/curves.tsv", "epoch\tstep\n", "it holds no rows"),
         ("results/train/vae/curves.tsv", "epoch\tstep\n1\t2\n", "no column 'train_neg_elbo_nats'"),

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pipeline.report.vocabulary import ABSENT, METRICS, figure, in_order, size, written
+from pipeline.report.vocabulary import ABSENT, METRICS, channel_names, figure, in_order, size, written
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,9 @@ def test_known_metrics_keep_their_order_and_unknown_ones_follow_by_name() -> Non
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB")])
 def test_sizes_are_written_in_decimal_units(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_channels_have_names() -> None:
+    assert [len(channel_names(channels)) for channels in range(1, 6)] == [1, 2, 3, 4, 5]
+    assert channel_names(3) == ("red", "green", "blue")
+    assert channel_names(5)[4] == "channel 4"

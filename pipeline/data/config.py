@@ -1,0 +1,252 @@
+"""The `data` and `shard` sections of params.yaml, and how shards are read: frozen dataclasses, checked on creation."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from vae_core.config import Strict, check
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns(Strict):
+    """Which columns of a table hold what; null or empty: the table has none.
+
+    Attributes:
+        label: integers from 0, or the name of a class.
+        attributes: numbers, one column each.
+        embedding: lists of numbers, all of one length.
+        id: unique names; null: made from the place of the row.
+        group: rows of one group are never divided over two splits.
+        split: train or test, where the publisher has fixed it.
+    """
+
+    label: str | None = None
+    attributes: tuple[str, ...] = ()
+    embedding: str | None = None
+    id: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, "attributes", len(set(self.attributes)) == len(self.attributes), "each column once")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedSource(Strict):
+    """A data set whose files are known by their digests. `path`: a folder with them; null: fetch them."""
+
+    kind: Literal["mnist", "fashion_mnist", "digits"]
+    path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFolderSource(Strict):
+    """Image files below a folder.
+
+    Attributes:
+        labels: folders: the first folder below `path` is the class; table: `columns.label` of the table; none.
+        table: CSV or Parquet with a row an image; its column `file` holds the image's path below `path`.
+        columns: of the table.
+    """
+
+    kind: Literal["image_folder"]
+    path: str
+    labels: Literal["folders", "table", "none"] = "folders"
+    table: str | None = None
+    columns: Columns = Columns()
+
+    def __post_init__(self) -> None:
+        needed = self.labels != "table" or (self.table is not None and self.columns.label is not None)
+        check(self, "labels", needed, "folders or none, or a table and columns.label")
+        check(self, "columns", self.table is not None or self.columns == Columns(), "a table that has these columns")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParquetSource(Strict):
+    """Parquet files: one, a folder of them, or a pattern.
+
+    Attributes:
+        image: column of image files as bytes, of {bytes, path} as Hugging Face writes them, or of fixed-size arrays.
+        shape: [height, width, channels] of the arrays; null where the images are files.
+    """
+
+    kind: Literal["parquet"]
+    path: str
+    image: str = "image"
+    shape: tuple[int, int, int] | None = None
+    columns: Columns = Columns()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HuggingFaceSource(Strict):
+    """A data set that `datasets` saved to disk, its splits train and test kept."""
+
+    kind: Literal["huggingface"]
+    path: str
+    image: str = "image"
+    columns: Columns = Columns()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumpySource(Strict):
+    """Arrays: `path` is an .npz with the arrays named below, or an .npy of the images, then the others are .npy files.
+
+    Attributes:
+        images: [N, H, W] or [N, H, W, C]; uint8, bool, or numbers from 0 to 1.
+        labels: [N] integers or text.
+        attributes: [N, A] numbers.
+        attribute_names: of the A columns; empty: attribute_0, attribute_1, ...
+        embeddings: [N, E] numbers.
+        groups: [N] integers or text.
+    """
+
+    kind: Literal["npz", "npy"]
+    path: str
+    images: str = "images"
+    labels: str | None = None
+    attributes: str | None = None
+    attribute_names: tuple[str, ...] = ()
+    embeddings: str | None = None
+    groups: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebDatasetSource(Strict):
+    """Foreign tars: a folder of them, or a pattern.
+
+    Attributes:
+        image: extensions that hold the image, the first one found counts.
+        label: extension that holds the label: a number or a class name as text; or KEY in a .json, as "json:KEY".
+        attributes: keys of the .json that hold numbers.
+        embedding: extension that holds a vector as .npy, or "json:KEY".
+    """
+
+    kind: Literal["webdataset"]
+    path: str
+    image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "npy")
+    label: str | None = "cls"
+    attributes: tuple[str, ...] = ()
+    embedding: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FreyFaceSource(Strict):
+    """The 1,965 frames of Brendan Frey's face, 28 x 20 gray; `path` is the published frey_rawface.mat."""
+
+    kind: Literal["frey_face"]
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DspritesSource(Strict):
+    """dSprites, 64 x 64: the published .npz at `path`, or null: rendered to the published definition."""
+
+    kind: Literal["dsprites"]
+    path: str | None = None
+
+
+SourceConfig: TypeAlias = Annotated[
+    PublishedSource
+    | ImageFolderSource
+    | ParquetSource
+    | HuggingFaceSource
+    | NumpySource
+    | WebDatasetSource
+    | FreyFaceSource
+    | DspritesSource,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageConfig(Strict):
+    """What every image becomes.
+
+    Attributes:
+        size: [height, width]; null: as the source has them, which must then all be alike.
+        fit: how an image of other proportions is fitted: crop: fill and cut the middle out; pad: fit inside; stretch.
+        mode: gray or rgb; null: as the source has them (files: rgb).
+        background: around a padded image, and behind a transparent one.
+        max_pixels: a file that would decode to more is put aside undecoded.
+        max_bytes: a file that is longer is put aside unread.
+    """
+
+    size: tuple[int, int] | None = None
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    mode: Literal["gray", "rgb"] | None = None
+    background: Literal["black", "white"] = "black"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    max_pixels: int = 89_478_485
+    max_bytes: int = 64 * 1024**2
+
+    def __post_init__(self) -> None:
+        within = self.size is None or all(1 <= side <= 4096 for side in self.size)
+        check(self, "size", within, "[height, width], each from 1 to 4096")
+        for name in ("max_pixels", "max_bytes"):
+            check(self, name, getattr(self, name) >= 1, "an integer of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(Strict):
+    """The section `data`.
+
+    Attributes:
+        append: later sources, whose rows make new shards and leave the older ones as they are.
+        classes: names of the classes in their order; null: found in the source.
+    """
+
+    source: SourceConfig
+    append: tuple[SourceConfig, ...] = ()
+    image: ImageConfig = ImageConfig()
+    classes: tuple[str, ...] | None = None
+    validation_fraction: float
+    test_fraction: float
+    max_bad_fraction: float
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "test_fraction"):
+            check(self, name, 0 < getattr(self, name) < 1, "a number between 0 and 1, both excluded")
+        check(self, "max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "a number from 0 to 1")
+        distinct = self.classes is None or (0 < len(self.classes) == len(set(self.classes)))
+        check(self, "classes", distinct, "at least one name, each once")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardConfig(Strict):
+    """The section `shard`.
+
+    Attributes:
+        encoding: raw: KEY.npy, read without decoding; png; jpeg: smaller, and no longer the exact pixels.
+    """
+
+    seed: int
+    shard_bytes: int
+    encoding: Literal["raw", "png", "jpeg"] = "raw"
+    jpeg_quality: int = 95
+
+    def __post_init__(self) -> None:
+        check(self, "seed", self.seed >= 0, "an integer of at least 0")
+        check(self, "shard_bytes", self.shard_bytes >= 4096, "a number of bytes of at least 4096")
+        check(self, "jpeg_quality", 1 <= self.jpeg_quality <= 100, "an integer from 1 to 100")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadConfig(Strict):
+    """How a node reads shards; no part of what is computed.
+
+    Attributes:
+        verify: once: each shard when this node first opens it; always: at each opening; never.
+        cache: folder of this node for shards from elsewhere, and for decoded png and jpeg shards.
+        cache_bytes: the longest unused files leave the cache when it would grow beyond this.
+        timeout_s: how long a remote place may stay silent before that is an error.
+    """
+
+    verify: Literal["once", "always", "never"] = "once"
+    cache: str = ".cache/shards"
+    cache_bytes: int = 50 * 1024**3
+    timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        check(self, "cache_bytes", self.cache_bytes >= 1, "an integer of at least 1")
+        check(self, "timeout_s", self.timeout_s > 0, "a number above 0")

@@ -1,0 +1,98 @@
+"""Where and how shards are read: it changes nothing that is computed, and other shards are refused."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import ComputeConfig
+from pipeline.data.config import ReadConfig
+from pipeline.errors import UserError
+from pipeline.train import worker
+from pipeline.train.loop import train
+from pipeline.train.run import Reading, TrainRun
+
+
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def outcome(directory: Path) -> dict[str, bytes]:
+    """Every byte of the final checkpoint, and every row of figures."""
+    found = {path.name: path.read_bytes() for path in (directory / "checkpoints" / "step-000000020").iterdir()}
+    return {**found, "rows": (directory / "metrics.jsonl").read_bytes()}
+
+
+@pytest.mark.parametrize("where", ["address", "device cache", "address and device cache"])
+def test_how_shards_are_read_changes_nothing(
+    where: str, shards: Path, trained: Mapping[str, Path], make_run: Callable[..., TrainRun], tmp_path: Path
+) -> None:
+    reading = Reading(
+        shards=f"file://{shards}" if "address" in where else shards,
+        read=ReadConfig(cache=str(tmp_path / "cache")),
+        device_cache="device cache" in where,
+    )
+    run = replace(make_run("vqvae"), reading=reading)
+    assert run.name == make_run("vqvae").name
+    train(run, tmp_path / "run", on_epoch=lambda *_: None, checkpoint_every_steps=4)
+    assert outcome(tmp_path / "run") == outcome(trained["vqvae"])
+
+
+def test_other_shards_than_those_of_the_run_are_refused(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
+    run = replace(make_run(), data="0" * 64)
+    with pytest.raises(
+        UserError, match=r"expected the shards with digest 0{64}, found [0-9a-f]{64}; copy data/shards "
+    ):
+        train(run, tmp_path, on_epoch=lambda *_: None, checkpoint_every_steps=4)
+
+
+def test_places_are_the_same_from_any_working_directory(
+    make_compute: Callable[..., ComputeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = Reading.of(Path("data/shards"), make_compute(read=ReadConfig(cache="c", timeout_s=3.0)))
+    assert plain == Reading(
+        shards=tmp_path / "data/shards", read=ReadConfig(cache=str(tmp_path / "c"), timeout_s=3.0), device_cache="auto"
+    )
+    assert Reading.of(Path("data/shards"), make_compute(shards="far/shards")).shards == tmp_path / "far/shards"
+    assert Reading.of(Path("data/shards"), make_compute(shards="s3://bucket/shards")).shards == "s3://bucket/shards"
+    assert Reading.of(Path("data/shards"), make_compute(device_cache=True)).device_cache is True
+
+
+def test_a_machine_without_the_shards_asks_the_place_that_has_them(
+    shards: Path, tmp_path: Path, make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig]
+) -> None:
+    here = make_run()
+    compute = make_compute(shards=f"file://{shards}", read=ReadConfig(cache=str(tmp_path / "cache")))
+    there = TrainRun.of(here.model, here.train, tmp_path / "none", compute)
+    assert (there.data, there.name) == (here.data, here.name)
+    with pytest.raises(UserError, match=r"none/manifest.json: no such file"):
+        TrainRun.of(here.model, here.train, tmp_path / "none", make_compute())
+
+
+@pytest.mark.parametrize(
+    ("shards", "nodes", "peer"),
+    [(Path("/data/shards"), 1, None), (Path("/data/shards"), 3, "server"), ("s3://bucket/shards", 3, None)],
+)
+def test_a_folder_is_served_where_there_are_other_nodes(
+    shards: str | Path, nodes: int, peer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[str]:
+        served.append(folder)
+        yield "server"
+        served.append("ended")
+
+    served: list[Any] = []
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
+    monkeypatch.setattr(worker.peer, "serve", serve)
+    reading = Reading(shards=shards)
+    with worker.served(reading) as given:
+        assert given == replace(reading, peer=peer)
+    assert served == ([shards, "ended"] if peer else [])
