@@ -144,7 +144,7 @@ class _Batch:
 
     def add(self, name: str, image: bytes | None, values: Values, error: str | None, detail: str | None) -> None:
         self.rows.append((name, image, values, error, detail))
-        self.num_bytes += len(image or b"")
+        self.num_bytes += len(image or b"") + (0 if values.embedding is None else values.embedding.nbytes)
 
     def arrow(self, source: str, classes: tuple[str, ...]) -> pa.RecordBatch:
         names, images, values, errors, details = zip(*self.rows, strict=True)

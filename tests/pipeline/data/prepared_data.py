@@ -59,8 +59,8 @@ def prepare_random(
 
 
 def prepared_rows(data: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of a split, without ids."""
-    found = pq.read_table(data / "prepared").drop_columns(["id", "source"])
+    """The rows of a split."""
+    found = pq.read_table(data / "prepared").drop_columns(["source"])
     return found.filter(pa.compute.field("split") == split).to_pylist()
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.config import Columns, ImageFolderSource
+from pipeline.data.sources import open_source
 from pipeline.data.sources.base import ROWS, Source
 from pipeline.data.sources.image_folder import open_image_folder
 from pipeline.errors import UserError
@@ -246,6 +247,12 @@ def test_a_wrong_folder_is_explained(tmp_path: Path, make, config: dict[str, Any
     with pytest.raises(UserError) as error:
         opened(folder, **config)
     assert str(error.value) == message.format(folder)
+
+
+def test_a_path_that_the_system_refuses_is_an_error_that_names_it(tmp_path: Path) -> None:
+    config = ImageFolderSource(kind="image_folder", path="a" * 5000)
+    with pytest.raises(UserError, match=r"^data.source: a{5000}: File name too long; allow it, or correct it$"):
+        open_source(config, None, LIMIT, tmp_path)
 
 
 TABLE = (

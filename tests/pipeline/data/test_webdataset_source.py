@@ -466,6 +466,10 @@ def test_batches_are_bounded_in_bytes(opened: Opener, monkeypatch: pytest.Monkey
     monkeypatch.setattr(webdataset_tars, "BATCH_BYTES", 2 * len(png()))
     batches = list(opened({"x.tar": archive({f"{n}.png": png() for n in range(5)})}).partitions[0].batches())
     assert [batch.num_rows for batch in batches] == [2, 2, 1]
+    vectors = {f"{n}.v.npy": npy(np.ones(len(png()), np.float32)) for n in range(5)}
+    members = dict(sorted({**vectors, **{f"{n}.png": png() for n in range(5)}}.items()))
+    source = opened({"x.tar": archive(members)}, embedding="v.npy")
+    assert [batch.num_rows for batch in source.partitions[0].batches()] == [1] * 5, "vectors take memory too"
 
 
 @pytest.mark.parametrize(
