@@ -5,12 +5,13 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help repro test check clean
+.PHONY: help repro test check bench-data clean
 
 help:
 	@echo "make repro   install into .venv, run what changed of the pipeline, print the results"
 	@echo "make test    install into .venv, then lint, type-check and test"
 	@echo "make check   lint and type-check only"
+	@echo "make bench-data   the data path against webdataset, MosaicML streaming and others (about 4 minutes)"
 	@echo "make clean   remove .venv and caches of tools; data, models and results stay"
 
 repro: .venv/installed
@@ -26,6 +27,9 @@ check: .venv/tested
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m mypy
 
+bench-data: .venv/benched
+	@.venv/bin/python -m bench.data
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -40,4 +44,11 @@ clean:
 .venv/tested: .venv/installed
 	@echo "installing what the tests need"
 	@.venv/bin/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[test]'
+	@touch $@
+
+# mosaicml-streaming asks for an older numpy but works with ours, so it comes without what it asks for.
+.venv/benched: .venv/installed
+	@echo "installing what the data path is compared with"
+	@.venv/bin/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[bench]'
+	@.venv/bin/python -m pip install --disable-pip-version-check -qq --no-deps mosaicml-streaming==0.13.0
 	@touch $@

@@ -18,8 +18,6 @@ from pipeline.data.index import ShardEntry
 from pipeline.data.shard_plan import ShardPlan
 from pipeline.data.tar import Bytes, Content, Layout, end_zeros
 
-_CHUNK_BYTES = 1024**2
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -31,22 +29,6 @@ class Group:
 
     number: int
     shards: tuple[ShardPlan, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A shard that has been written.
-
-    Attributes:
-        number: of the shard among all.
-        sums: for each channel, the sum of its values over the shard; empty where it is not for training.
-        squares: likewise, the sum of their squares.
-    """
-
-    number: int
-    entry: ShardEntry
-    sums: list[int]
-    squares: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +44,8 @@ class ShardWriter:
     layout: Layout
     config: ShardConfig
 
-    def write(self, group: Group) -> list[Written]:
-        """Write the shards of a group, each with its rows for the index in the shuffle's folder.
+    def write(self, group: Group) -> list[ShardEntry]:
+        """Write the shards of a group in their order, and their rows of the index into the shuffle's folder.
 
         Memory: the group as raw tars.
         """
@@ -76,8 +58,8 @@ class ShardWriter:
                 content = self._content(mine, plan)
                 saved = disk.submit(_save, plan, content, self.folder)  # while the next one is made
                 rows.write_batch(index_rows.batch(plan, content, mine, self.layout))
-                waiting.append((plan.number, saved, *self._moments(mine, plan)))
-        return [Written(number, saved.result(), sums, squares) for number, saved, sums, squares in waiting]
+                waiting.append(saved)
+        return [saved.result() for saved in waiting]
 
     def _gather(self, group: Group) -> Bytes:
         """The samples [rows, stride] of a group, complete."""
@@ -111,11 +93,6 @@ class ShardWriter:
             return self.layout.content(samples)
         return encoded(samples, self.layout, plan.split, plan.first, codec, quality)
 
-    def _moments(self, samples: Bytes, plan: ShardPlan) -> tuple[list[int], list[int]]:
-        if plan.split != "train":
-            return [], []
-        return moments(self.layout.images(samples), self.layout.shape.channels)
-
 
 def _save(plan: ShardPlan, content: Content, folder: Path) -> ShardEntry:
     """Write a tar and its index; the tar appears under its name when it is whole and on the disk."""
@@ -139,17 +116,3 @@ def _save(plan: ShardPlan, content: Content, folder: Path) -> ShardEntry:
         rows=plan.rows,
         sha256=digest.hexdigest(),
     )
-
-
-def moments(images: Bytes, channels: int) -> tuple[list[int], list[int]]:
-    """Sum and sum of squares of each channel: floats that hold whole numbers are exact up to 2^53."""
-    # einsum, because the threads of a matrix product would only wait for each other here
-    sums, squares = [0] * channels, [0] * channels
-    rows = max(1, _CHUNK_BYTES // max(1, images.shape[1]))
-    for start in range(0, len(images), rows):
-        pixels = images[start : start + rows].reshape(-1, channels)
-        for channel in range(channels):
-            values = pixels[:, channel].astype(np.float64)
-            sums[channel] += int(values.sum())
-            squares[channel] += int(np.einsum("n,n->", values, values))
-    return sums, squares

@@ -19,10 +19,9 @@ from pipeline.data import index_rows
 from pipeline.data.companions import write_lists
 from pipeline.data.config import ShardConfig
 from pipeline.data.external_shuffle import Shuffle, runs
-from pipeline.data.index import INDEX, Manifest, write_manifest
-from pipeline.data.shape import Shape
+from pipeline.data.index import INDEX, Manifest, ShardEntry, write_manifest
 from pipeline.data.shard_plan import Plan, ShardPlan, plan
-from pipeline.data.shard_writer import Group, ShardWriter, Written
+from pipeline.data.shard_writer import Group, ShardWriter
 from pipeline.data.split import SPLITS
 from pipeline.data.tar import Layout
 from pipeline.errors import UserError
@@ -109,12 +108,11 @@ def make_folders(folder: Path) -> None:
         (folder / split).mkdir()
 
 
-def finish(folder: Path, scratch: Path, plan: Plan, written: Sequence[Written]) -> None:
+def finish(folder: Path, scratch: Path, plan: Plan, written: Sequence[ShardEntry]) -> None:
     """Write index.parquet, the files for other readers and, last, manifest.json for the shards in `folder`."""
     dataset, layout = plan.dataset, plan.layout
     index_rows.write_index(folder / INDEX, scratch, layout, [shard.name for shard in plan.shards])
-    train = [shard for shard in written if shard.entry.split == "train"]
-    mean, std = _statistics(train, layout.shape)
+    mean, std = (tuple(value / 255 for value in dataset["statistics"][name]) for name in ("mean", "std"))
     manifest = Manifest(
         shape=layout.shape,
         classes=tuple(dataset["classes"]),
@@ -122,7 +120,7 @@ def finish(folder: Path, scratch: Path, plan: Plan, written: Sequence[Written]) 
         embedding=layout.embedding,
         encoding=plan.config.encoding,
         counts=dataset["counts"],
-        shards=tuple(shard.entry for shard in sorted(written, key=lambda shard: shard.number)),
+        shards=tuple(written),
         index=files.sha256(folder / INDEX),
         mean=mean,
         std=std,
@@ -181,13 +179,3 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterat
 
 def _call(function: Callable[[Task], Result], task: Task) -> Result:
     return function(task)
-
-
-def _statistics(shards: Sequence[Written], shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, pixels in [0, 1]; whole numbers until the last division."""
-    count = sum(shard.entry.rows for shard in shards) * shape.height * shape.width
-    sums = [sum(channel) for channel in zip(*(shard.sums for shard in shards), strict=True)]
-    squares = [sum(channel) for channel in zip(*(shard.squares for shard in shards), strict=True)]
-    mean = tuple(total / (255 * count) for total in sums)
-    variances = [(count * square - total**2) / (255 * count) ** 2 for total, square in zip(sums, squares, strict=True)]
-    return mean, tuple(math.sqrt(variance) for variance in variances)

@@ -121,14 +121,14 @@ class Split:
         out = np.empty(len(rows), np.dtype((np.void, size)))
         if len(rows) == 0:
             return out
-        shard_of = self._shard_of(rows)
-        by_shard = np.argsort(shard_of, kind="stable")
-        shards = shard_of[by_shard]
-        local = rows[by_shard] - self._starts[shards]
+        rising = np.argsort(rows)  # so that the pages of a shard are touched in their order
+        wanted = rows[rising]
+        shards = self._shard_of(wanted)
+        local = wanted - self._starts[shards]
         borders = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(rows)]
         for start, stop in pairwise(borders):
             items = getattr(self._tars.open(int(shards[start])), part)
-            out[by_shard[start:stop]] = items[local[start:stop]]
+            out[rising[start:stop]] = items[local[start:stop]]
         return out
 
 

@@ -33,7 +33,6 @@ from pipeline.data.index import read_manifest
 from pipeline.data.order import permutation, philox
 from pipeline.data.shape import Shape
 from pipeline.data.shard_plan import cut, read_dataset, shard_plans
-from pipeline.data.shard_writer import moments
 from pipeline.data.shards import deal, write_here
 from pipeline.data.split import SPLITS
 from pipeline.data.tar import Layout, key
@@ -162,24 +161,8 @@ def test_the_manifest_tells_what_is_there(data: Path) -> None:
         f"train/train-{number:06d}.tar" for number in range(len(manifest.of_split("train")))
     ]
     assert (manifest.source, manifest.classes, manifest.shape) == ("random", ("class 0", "class 1", "class 2"), SHAPE)
+    assert (manifest.mean, manifest.std) == ((0.2,), (0.1,))
     assert (manifest.attributes, manifest.embedding, manifest.encoding) == (ATTRIBUTES, 5, "raw")
-
-
-def test_statistics_are_of_the_training_split_by_channel(tmp_path: Path) -> None:
-    data = prepare_random(tmp_path, shape=Shape(2, 2, 3))
-    manifest = read_manifest(write_here(data, config()))
-    images = [np.frombuffer(row["image"], np.uint8).reshape(2, 2, 3) for row in prepared_rows(data, "train")]
-    pixels = np.stack(images) / 255
-    assert manifest.mean == pytest.approx(pixels.mean((0, 1, 2)).tolist(), rel=1e-12)
-    assert manifest.std == pytest.approx(pixels.std((0, 1, 2)).tolist(), rel=1e-12)
-
-
-@given(st.integers(1, 600), st.integers(1, 4), st.integers(0, 255))
-@settings(deadline=None, max_examples=25)
-def test_moments_are_exact(rows: int, channels: int, seed: int) -> None:
-    images = np.random.default_rng(seed).integers(0, 256, (rows, 9 * channels), np.uint8)
-    values = images.reshape(-1, channels).astype(object)
-    assert moments(images, channels) == (values.sum(0).tolist(), (values**2).sum(0).tolist())
 
 
 def test_rows_are_permuted_by_the_seed_as_in_every_version(tmp_path: Path) -> None:
