@@ -133,9 +133,9 @@ def parse_manifest(data: bytes, folder: str) -> Manifest:
     try:
         content = json.loads(data)
         claimed, version = content.pop("digest"), content["version"]
-    except (ValueError, KeyError, AttributeError, TypeError):
+        found = _digest(content)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{path}: not a manifest; {remedy(folder)}") from None
-    found = _digest(content)
     if found != claimed:
         raise UserError(f"{path}: changed since it was written: digest {claimed}, content {found}; {remedy(folder)}")
     if version != VERSION:

@@ -77,7 +77,7 @@ def plan(data: Path, config: ShardConfig) -> Plan:
     """
     dataset, layout = read_dataset(data)
     check_channels(config.encoding, layout.shape)
-    parts, streams, by_id = _rows(data / "prepared")
+    parts, streams, by_id = _rows(data / "prepared", layout)
     _check_counts(data / "prepared", streams, dataset["generations"])
     shards = tuple(shard_plans(dataset["generations"], layout, config.shard_bytes))
     places, start = np.empty(len(streams), np.int64), 0
@@ -94,25 +94,49 @@ def read_dataset(data: Path) -> tuple[dict[str, Any], Layout]:
     """The content of `data`/dataset.json, and the layout of its tars.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is not as ingest writes it.
     """
     path = data / "dataset.json"
     try:
         dataset = files.read_json(path)
+        sound = _is_sound(dataset)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; prepare the data with `dvc repro ingest`") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path}: not as it was written; prepare the data again with `dvc repro -f ingest`")
     layout = Layout(
         Shape(**dataset["image"]), len(dataset["classes"]), tuple(dataset["attributes"]), dataset["embedding"]
     )
     return dataset, layout
 
 
-def _rows(prepared: Path) -> tuple[tuple[tuple[Path, int], ...], NDArray[np.int32], NDArray[np.int64]]:
+def _is_sound(dataset: Any) -> bool:
+    """Whether what shards are made from is of the right kind, and its counts agree; else False, or any of the errors
+    of a wrong key or type.
+    """
+    kinds = {"name": str, "digest": str, "classes": list, "attributes": list, "embedding": int, "files": dict}
+    names = (*dataset["classes"], *dataset["attributes"], *dataset["files"], *dataset["files"].values())
+    numbers = [dataset["embedding"], *(counts[split] for counts in dataset["generations"] for split in SPLITS)]
+    return (
+        all(type(dataset[key]) is kind for key, kind in kinds.items())
+        and all(type(name) is str and name.encode() for name in names)
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and dataset["image"].keys() == {*Shape._fields}
+        and all(type(side) is int and 0 < side < 2**16 for side in dataset["image"].values())
+        and dataset["counts"] == {split: sum(counts[split] for counts in dataset["generations"]) for split in SPLITS}
+    )
+
+
+def _rows(prepared: Path, layout: Layout) -> tuple[tuple[tuple[Path, int], ...], NDArray[np.int32], NDArray[np.int64]]:
     """The parts of the table with their rows, which permutation each row is in, and the rows ordered by id."""
+    columns = table.schema(layout.shape, len(layout.attributes), layout.embedding)
     parts: list[tuple[Path, int]] = []
     found, ids = [np.empty(0, np.int32)], [pa.array([], pa.string())]
     for path in sorted(prepared.glob("part-*.parquet")):
         rows = 0
+        table.check_columns(path, columns)
         for batch in table.read_part(path, ["id", "split", "generation"]):
             ids.append(batch["id"])
             split = pc.index_in(batch["split"], pa.array(SPLITS)).to_numpy()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,31 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.R
     Raises:
         UserError: it is damaged.
     """
+    wanted = list(columns) if columns is not None else None
+    with _opened(path) as file:
+        for group in range(file.num_row_groups):
+            for batch in file.read_row_group(group, wanted, use_threads=False).combine_chunks().to_batches():
+                batch.validate(full=True)  # Arrow believes offsets and text as they stand in the file
+                yield batch
+
+
+def check_columns(path: Path, expected: pa.Schema) -> None:
+    """Raises UserError: a part is damaged, or has other columns or types."""
+    with _opened(path) as file:
+        for field in expected:
+            if field.name not in file.schema_arrow.names or file.schema_arrow.field(field.name).type != field.type:
+                raise UserError(
+                    f"{path}: expected a column {field.name!r} of {field.type}, as dataset.json says; "
+                    "run `dvc repro -f ingest`"
+                )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Turn what Arrow raises for a damaged part into a UserError that names it."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                wanted = list(columns) if columns is not None else None
-                yield from file.read_row_group(group, wanted, use_threads=False).combine_chunks().to_batches()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); run `dvc repro -f ingest`") from None
+            yield file
+    except (pa.ArrowException, OSError, UnicodeError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged ({reason}); run `dvc repro -f ingest`") from None

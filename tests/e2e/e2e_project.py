@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +48,15 @@ class Project:
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
-    def stage(self, *arguments: str, code: int = 0) -> str:
-        return self.run("python", "-m", "pipeline", *arguments, code=code)
+    def start(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """A command that runs on; `communicate` gives its standard output and error together."""
+        return subprocess.Popen(
+            command, cwd=self.path, env=environment(self.path) | (env or {}), text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def stage(self, *arguments: str, code: int = 0, env: dict[str, str] | None = None) -> str:
+        return self.run("python", "-m", "pipeline", *arguments, code=code, env=env)
 
     def set(self, **values: object) -> None:
         """Change params.yaml; `a__b` stands for the key a.b."""
@@ -56,10 +65,21 @@ class Project:
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
+    def contents(self, folder: str) -> dict[str, bytes]:
+        """Name -> bytes of each file directly in a folder."""
+        return {file.name: file.read_bytes() for file in (self.path / folder).iterdir()}
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 90, every: float = 0.02) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come in {seconds} s"
+        time.sleep(every)
+
 
 def environment(project: Path) -> dict[str, str]:
     """A stranger's: no variable of this test run, the project's own environment first on PATH."""
-    dropped = ("PYTEST", "COV_", "RAY_", "DVC_", "VIRTUAL_ENV", "PYTHONPATH", "OMP_")
+    dropped = ("PYTEST", "COV_", "RAY_", "DVC_", "VIRTUAL_ENV", "PYTHONPATH", "OMP_", "AWS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     identity = {
         f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")

@@ -27,7 +27,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         train__epochs=2,
     )
     project.stage("deps")
-    (project.path / ".gitignore").open("a").write("/photos\n")
+    with (project.path / ".gitignore").open("a") as ignored:
+        ignored.write("/photos\n")
     commit(project, "photographs")
     return project
 

@@ -4,13 +4,11 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from e2e_project import Project, commit, copy_project, environment
+from e2e_project import Project, commit, copy_project, wait_for
 
 TRAIN = ("python", "-m", "pipeline", "train", "--family", "cvae")
 MODEL = "models/cvae/baseline"
@@ -27,26 +25,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def start(project: Project, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command, cwd=project.path, env=environment(project.path), text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not come in {seconds} s"
-        time.sleep(0.02)
-
-
 def checkpoints(project: Project) -> list[Path]:
     return sorted((project.path / ".runs").glob("*/checkpoints/step-*"))
-
-
-def model(project: Project) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in (project.path / MODEL).iterdir()}
 
 
 def workers(running: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -57,18 +37,18 @@ def workers(running: subprocess.Popen[str]) -> list[psutil.Process]:
 def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) -> None:
     """First the stage is killed, then a worker of the stage that took over: Ray Train starts that one again."""
     project.run(*TRAIN)
-    expected, curves = model(project), project.read("results/train/cvae/curves.tsv")
+    expected, curves = project.contents(MODEL), project.read("results/train/cvae/curves.tsv")
     shutil.rmtree(project.path / "models")
     shutil.rmtree(project.path / "results")
 
-    killed = start(project, *TRAIN)
+    killed = project.start(*TRAIN)
     wait_for(lambda: len(checkpoints(project)) > 1, "a second checkpoint")
     killed.kill()
     killed.communicate()
     reached = checkpoints(project)[-1].name
     assert not (project.path / MODEL).exists()
 
-    again = start(project, *TRAIN)
+    again = project.start(*TRAIN)
     wait_for(lambda: checkpoints(project)[-1].name > reached, "progress")
     assert checkpoints(project)[0].name >= reached  # nothing before it was made again
     victims = workers(again)
@@ -77,14 +57,14 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) 
         worker.kill()
     printed, _ = again.communicate(timeout=200)
     assert again.returncode == 0, printed
-    assert model(project) == expected
+    assert project.contents(MODEL) == expected
     assert project.read("results/train/cvae/curves.tsv") == curves
     assert checkpoints(project) == []  # a finished run leaves nothing behind
 
 
 def test_a_stage_ends_with_the_dvc_that_started_it(project: Project) -> None:
     shutil.rmtree(project.path / ".runs", ignore_errors=True)
-    dvc = start(project, "dvc", "repro", "-f", "-s", "train@cvae")
+    dvc = project.start("dvc", "repro", "-f", "-s", "train@cvae")
     wait_for(lambda: checkpoints(project), "a checkpoint")
     stage = next(p for p in psutil.Process(dvc.pid).children(recursive=True) if p.cmdline()[1:4] == list(TRAIN[1:4]))
     os.kill(dvc.pid, signal.SIGTERM)
@@ -94,7 +74,7 @@ def test_a_stage_ends_with_the_dvc_that_started_it(project: Project) -> None:
 
 
 def test_two_runs_of_one_name_exclude_each_other(project: Project) -> None:
-    first = start(project, *TRAIN)
+    first = project.start(*TRAIN)
     try:
         wait_for(lambda: list((project.path / ".runs").glob("*/lock")), "the lock")
         printed = project.run(*TRAIN, code=1)

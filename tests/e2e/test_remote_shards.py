@@ -1,0 +1,149 @@
+"""Training on shards that are elsewhere: in an S3-compatible store, or on the driver's node alone."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from e2e_project import Project, copy_project, wait_for
+from s3_server import Server
+
+from pipeline.data.index import Manifest, ShardEntry, read_manifest
+
+TRAIN = ("python", "-m", "pipeline", "train", "--family", "cvae")
+MODEL = "models/cvae/baseline"
+BUCKET, URI = "bucket/shards", "s3://bucket/shards"
+AWAY_S = 10
+CORES = (os.cpu_count() or 1) // 2  # of each of two workers, on one node as on two: sums depend on the threads
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with many small shards on the disk."""
+    project = copy_project(tmp_path_factory.mktemp("remote"))
+    project.set(shard__shard_bytes=20480, train__global_batch_size=16, train__epochs=2, compute__read__timeout_s=60)
+    project.stage("ingest")
+    project.stage("shard")
+    return project
+
+
+@pytest.fixture(scope="module")
+def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A store that holds the project's shards."""
+    pytest.importorskip("s3fs")
+    server = Server(tmp_path_factory.mktemp("s3") / "root")
+    (server.root / "bucket").mkdir(parents=True)
+    server.start()
+    printed = project.stage("upload", URI, env=server.environment)
+    count = sum(path.is_file() for path in (project.path / "data/shards").rglob("*"))
+    assert printed.splitlines()[-1] == f"{URI}: {count - 1} files copied, 0 were there"  # and the manifest
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def manifest(project: Project) -> Manifest:
+    return read_manifest(project.path / "data/shards")
+
+
+def used(manifest: Manifest) -> list[ShardEntry]:
+    """The shards that training reads."""
+    return [*manifest.of_split("train"), *manifest.of_split("val")]
+
+
+def gets(server: Server) -> Counter[str]:
+    """How often each file of the folder was asked for, but for the manifest, which all processes read."""
+    asked = {name.removeprefix("shards/"): count for name, count in server.gets().items()}
+    return Counter({name: count for name, count in asked.items() if name != "manifest.json"})
+
+
+@pytest.fixture(scope="module")
+def two_ranks_on_one_node(project: Project, server: Server) -> tuple[Counter[str], dict[str, bytes]]:
+    """What a run of two workers on remote shards asked for, and its model."""
+    project.set(compute__shards=URI, compute__read__cache=".cache/of two ranks", compute__workers=2)
+    server.log.write_text("")
+    project.run(*TRAIN, env=server.environment)
+    return gets(server), project.contents(MODEL)
+
+
+def test_an_upload_is_verified_where_it_is(project: Project, server: Server, manifest: Manifest) -> None:
+    project.set(compute__shards=None)
+    printed = project.stage("verify", URI, env=server.environment)
+    rows = sum(manifest.counts.values())
+    assert f"{URI}: {len(manifest.shards)} shards, {rows:,} rows, " in printed.splitlines()[-1]
+    assert printed.splitlines()[-1].endswith(": every byte is as it was written")
+
+
+def test_training_goes_on_when_the_store_was_away(project: Project, server: Server, manifest: Manifest) -> None:
+    project.set(compute__shards=None, compute__workers="auto")
+    project.run(*TRAIN)
+    expected = project.contents(MODEL)
+    shutil.rmtree(project.path / MODEL)
+
+    project.set(compute__shards=URI, compute__read__cache=".cache/of one rank")
+    cache, entries = project.path / ".cache/of one rank", used(manifest)
+    server.log.write_text("")
+    training = project.start(*TRAIN, env=server.environment)
+    try:
+        wait_for(lambda: list(cache.glob("*.tar")), "the first shard", every=0.001)
+        server.stop()
+        kept = {path.name for path in cache.glob("*.tar")}
+        time.sleep(AWAY_S)
+        before = gets(server)
+        server.start()
+        printed, _ = training.communicate(timeout=200)
+    finally:
+        training.kill()
+        training.communicate()
+    assert training.returncode == 0, printed
+    assert f"{URI} does not answer (" in printed
+    assert f"{URI} answers again" in printed
+    assert project.contents(MODEL) == expected
+
+    asked = gets(server)
+    assert set(asked) == {"index.parquet", *(entry.name for entry in entries)}
+    assert 0 < len(kept) <= len(before) < len(asked)
+    for entry in entries:
+        broken = entry.name in before and f"{entry.sha256}.tar" not in kept  # by the kill, perhaps
+        assert asked[entry.name] == 1 or (broken and asked[entry.name] == 2), entry.name
+
+
+def test_two_ranks_of_a_node_download_each_shard_once(
+    two_ranks_on_one_node: tuple[Counter[str], dict[str, bytes]], manifest: Manifest
+) -> None:
+    asked, _ = two_ranks_on_one_node
+    assert asked == dict.fromkeys(["index.parquet", *(entry.name for entry in used(manifest))], 1)
+
+
+def own_mounts(hidden: Path) -> list[str]:
+    """A command that starts another in a mount namespace in which the folder `hidden` is empty."""
+    for options in (["--mount"], ["--mount", "--map-root-user"]):
+        command = ["unshare", *options, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
+        with_ls = subprocess.run([*command, "ls", str(hidden)], capture_output=True, text=True)
+        if (with_ls.returncode, with_ls.stdout) == (0, ""):
+            return command
+    pytest.skip(f"needs the right to mount in a namespace of its own ({with_ls.stderr.strip()})")
+
+
+@contextmanager
+def ray_node(project: Project, env: dict[str, str], options: Sequence[str], before: Sequence[str] = ()) -> Iterator[None]:
+    """A node of a Ray cluster. Its processes are in a process namespace of their own, with which they end."""
+    confined = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if before else []
+    command = [*before, "ray", "start", "--block", f"--num-cpus={CORES}", "--node-ip-address=127.0.0.1",
+               "--object-store-memory=104857600", "--min-worker-port=0", "--max-worker-port=0", *options]  # fmt: skip
+    node = project.start(*confined, *command, env=env)
+    try:
+        yield
+    finally:
+        node.kill()
+        print(node.communicate()[0])
