@@ -39,21 +39,38 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """A temporary directory that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Whatever kills the process, `path` is the old directory, the new one, or not there; what is left over has a hidden
+    name, and goes when the next process starts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
         owner = left.name.split(".")[-2]  # in a container it can have had the number that is ours now
         if left.is_dir() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
-            shutil.rmtree(left)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            shutil.rmtree(left, ignore_errors=True)
+    temporary, old = (path.with_name(f".{path.name}.{part}{os.getpid()}.tmp") for part in ("", "old."))
     temporary.mkdir()
     try:
         yield temporary
         sync_directory(temporary)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
+        _exchange(temporary, path, old)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path, old: Path) -> None:
+    """Rename `new` to `path`, and what was there to `old`: to remove it would show a part of it for a while."""
+    if path.is_symlink() or not path.is_dir():
+        new.rename(path)
+        return
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
 
 
 def sync_directory(path: Path) -> None:

@@ -3,16 +3,55 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 
+_copies: list[Path] = []
+
 
 def say(text: str) -> None:
     """One line to the user, above any bar."""
     tqdm.write(text, file=sys.stderr)
+    for path in _copies:
+        with suppress(OSError), path.open("a") as file:  # a full disk is told of by what needs the room
+            file.write(f"{text}\n")
+
+
+@contextmanager
+def copied(path: Path) -> Iterator[None]:
+    """Append what this process says meanwhile to a file too: nobody sees the standard error of a Ray worker."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _copies.append(path)
+    try:
+        yield
+    finally:
+        _copies.remove(path)
+
+
+class Copied:
+    """What other processes append from now on to files of `copied`."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._read = {path: path.stat().st_size if path.exists() else 0 for path in paths}
+
+    def pass_on(self) -> None:
+        """Say the lines that came since the last call, each once though several ranks say it."""
+        for line in dict.fromkeys(line for path in self._read for line in self._new(path)):
+            say(line)
+
+    def _new(self, path: Path) -> list[str]:
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._read[path])
+            whole = file.read().rpartition(b"\n")[0]
+        self._read[path] += len(whole) + bool(whole)
+        return whole.decode(errors="replace").splitlines()
 
 
 def track(items: Iterable[Item], *, total: int, what: str, unit: str) -> Iterator[Item]:

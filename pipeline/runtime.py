@@ -18,6 +18,7 @@ import psutil
 
 from pipeline.config import ComputeConfig
 from pipeline.errors import UserError
+from pipeline.progress import say
 
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
 
@@ -55,6 +56,7 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
     try:
         if compute.address is not None:
             _knock(compute.address)
+        say("starting Ray on this machine" if local else f"connecting to Ray at {compute.address}")
         ray.init(
             address=compute.address or "local",
             num_cpus=os.cpu_count() if local else None,

@@ -207,6 +207,8 @@ class DataConfig(Strict):
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction"):
             check(self, name, 0 < getattr(self, name) < 1, "a number between 0 and 1, both excluded")
+        named = all(source.path != "" for source in (self.source, *self.append))
+        check(self, "source", named, "a path that is not empty")
         check(self, "max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "a number from 0 to 1")
         distinct = self.classes is None or (0 < len(self.classes) == len(set(self.classes)))
         check(self, "classes", distinct, "at least one name, each once")

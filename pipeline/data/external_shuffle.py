@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.data import table
 
 CHUNK_BYTES = 64 * 1024**2  # of pixels, sorted in memory at once
-_COLUMNS = ("image", "label", "attributes", "embedding")
+_COLUMNS = ("id", "image", "label", "attributes", "embedding")
 _PLACES = "places.npy"
 
 

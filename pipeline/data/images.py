@@ -1,12 +1,13 @@
 """From an image file, or raw pixels, to the uint8 array [H, W, C] that the data set wants."""
 
 import io
+import re
 import warnings
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.data.config import ImageConfig
 from pipeline.data.shape import Shape
@@ -44,8 +45,11 @@ def decode(data: bytes, config: ImageConfig) -> Pixels:
             return _fitted(_plain(_open(data, config), config), config)
     except BadImage:
         raise
+    except UnidentifiedImageError:
+        raise BadImage("undecodable", "no image of a format that Pillow reads") from None
     except Exception as error:  # a decoder fed with foreign bytes may raise anything; whatever it is, the row is bad
-        detail = f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__
+        text = re.sub(r" at 0x[0-9a-f]+", "", str(error))[:200]  # an address would differ in the next run's ledger
+        detail = f"{type(error).__name__}: {text}" if text else type(error).__name__
         raise BadImage("truncated" if "truncated" in detail else "undecodable", detail) from None
 
 

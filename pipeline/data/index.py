@@ -147,6 +147,8 @@ def parse_manifest(data: bytes, folder: str) -> Manifest:
 
 def remedy(folder: object) -> str:
     """What to do about a damaged shard or manifest."""
+    if "://" in str(folder):
+        return f"remove it there, and copy it again with `python -m pipeline upload {folder}`"
     return f"restore it with `rm -r {folder} && dvc checkout`, or write it again with `dvc repro -f shard`"
 
 

@@ -24,6 +24,7 @@ def schema(layout: Layout) -> pa.Schema:
         "label": pa.int64(),
         "split": pa.string(),
         "crc32": pa.uint32(),  # of that content
+        "id": pa.string(),  # of the prepared row
     }
     if layout.attributes:
         columns["attributes"] = pa.list_(pa.float32(), len(layout.attributes))
@@ -38,7 +39,7 @@ def writer(folder: Path, group: int, layout: Layout) -> Iterator[Any]:
         yield file
 
 
-def batch(plan: ShardPlan, content: Content, samples: Bytes, layout: Layout) -> pa.RecordBatch:
+def batch(plan: ShardPlan, content: Content, samples: Bytes, ids: pa.Array, layout: Layout) -> pa.RecordBatch:
     """The rows of a shard, its name as its number."""
     names = keys(plan.split, plan.first, plan.rows)
     ends = np.arange(plan.rows + 1, dtype=np.int32) * names.shape[1]
@@ -50,6 +51,7 @@ def batch(plan: ShardPlan, content: Content, samples: Bytes, layout: Layout) -> 
         "label": pa.array(layout.labels(samples)) if layout.classes else pa.nulls(plan.rows, pa.int64()),
         "split": pa.repeat(plan.split, plan.rows),
         "crc32": pa.array(content.crc32),
+        "id": ids,
     }
     if layout.attributes:
         flat = pa.array(layout.attribute_values(samples).reshape(-1))

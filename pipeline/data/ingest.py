@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.config import ComputeConfig
 from pipeline.data.config import DataConfig
 from pipeline.data.images import BadImage, converted_shape, decode
 from pipeline.data.prepare import Part, Recipe, prepare_partition, rewrite_without
-from pipeline.data.quarantine import COPY, Expected, counts, write_ledger
+from pipeline.data.quarantine import COPY, Entry, Expected, counts, write_ledger
 from pipeline.data.shape import Shape
 from pipeline.data.sources import open_source
 from pipeline.data.sources.base import Source
@@ -30,8 +31,11 @@ def ingest(config: DataConfig, compute: ComputeConfig, out: Path) -> dict[str, A
     if config.classes is not None and sources[0].classes != config.classes:
         why = "names its own classes" if sources[0].classes else "has no labels"
         raise UserError(f"data.classes: expected null, because this source {why}; set it to null")
-    for later in config.append:
-        sources.append(open_source(later, sources[0].classes or None, limit, downloads))
+    for number, later in enumerate(config.append):
+        try:
+            sources.append(open_source(later, sources[0].classes or None, limit, downloads))
+        except UserError as error:
+            raise UserError(str(error).replace("data.source", f"data.append.{number}")) from None
     return prepare(sources, config, out, compute)
 
 
@@ -58,9 +62,10 @@ def prepare(
         folder = folder.resolve()
         parts = list(_parts(sources, recipes, folder, compute))
         parts = _without_copies(parts, recipes, folder)
+        (out / "dataset.json").unlink(missing_ok=True)  # it is never there beside a table or ledger of other rows
         write_ledger(out / "quarantine.parquet", (entry for part in parts for entry in part.entries))
         facts = _facts(sources, recipes[0], parts)
-        _check(facts, config, out)
+        _check(facts, [entry for part in parts for entry in part.entries], config, out)
     files.write_json(out / "dataset.json", facts)
     return facts
 
@@ -208,16 +213,17 @@ def _statistics(histogram: NDArray[np.int64]) -> dict[str, list[float]]:
     return out
 
 
-def _check(facts: dict[str, Any], config: DataConfig, out: Path) -> None:
+def _check(facts: dict[str, Any], entries: Sequence[Entry], config: DataConfig, out: Path) -> None:
     """A copy in another split is put aside, but is no bad row."""
-    rows, reasons = facts["rows_in"], {name: n for name, n in facts["quarantined"].items() if name != COPY}
-    bad = sum(reasons.values())
-    if bad > config.max_bad_fraction * rows:
-        listed = ", ".join(f"{error} {count:,}" for error, count in reasons.items())
+    rows, bad = facts["rows_in"], [entry for entry in entries if entry.error != COPY]
+    if len(bad) > config.max_bad_fraction * rows:
+        reasons = Counter(entry.error for entry in bad).most_common()
+        listed = ", ".join(f"{error} {count:,}" for error, count in reasons)
+        shown = next(entry for entry in bad if entry.error == reasons[0][0])
         raise UserError(
-            f"data.max_bad_fraction: {bad:,} of {rows:,} rows cannot be used ({listed}), which is more than the "
-            f"fraction allowed, {config.max_bad_fraction:g}; {out / 'quarantine.parquet'} lists them. "
-            "Correct the source, or raise data.max_bad_fraction"
+            f"data.max_bad_fraction: {len(bad):,} of {rows:,} rows cannot be used ({listed}; such as {shown.id}: "
+            f"{shown.detail}), which is more than the fraction allowed, {config.max_bad_fraction:g}; "
+            f"{out / 'quarantine.parquet'} lists them. Correct the source, or raise data.max_bad_fraction"
         )
     keys = {"val": "validation_fraction", "test": "test_fraction"}
     for split, count in facts["counts"].items():

@@ -50,6 +50,8 @@ class Loader:
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank: expected 0 to {world - 1}, got {rank}")
+        if min(window_shards, global_batch_size, lanes) < 1:
+            raise ValueError("window_shards, global_batch_size and lanes: expected integers of at least 1")
         self.split = split
         self.next_epoch = self.next_step = 0
         self._seed, self._window_shards, self._batch_size = seed, window_shards, global_batch_size
@@ -113,6 +115,8 @@ class Loader:
         Raises:
             UserError: the state belongs to other data, or to another order of them.
         """
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise UserError(f"checkpoint: not the state of a loader: it has no {', '.join(missing)}")
         for name, here in self._identity().items():
             if state[name] != here:
                 raise UserError(

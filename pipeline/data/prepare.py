@@ -219,7 +219,8 @@ def _image(data: pa.Buffer, recipe: Recipe) -> NDArray[np.uint8]:
         image = image if recipe.pixels == recipe.shape else convert(image, recipe.config.image)
     if image.shape != recipe.shape:
         expected, found = (" x ".join(map(str, shape)) for shape in (recipe.shape, image.shape))
-        raise BadImage("image_size", f"expected {expected}, found {found}; data.image.size brings all to one size")
+        remedy = "size brings all to one size" if image.shape[:2] != recipe.shape[:2] else "mode makes all gray or rgb"
+        raise BadImage("image_size", f"expected {expected}, found {found}; data.image.{remedy}")
     return image.reshape(-1)
 
 

@@ -78,7 +78,7 @@ def plan(data: Path, config: ShardConfig) -> Plan:
     dataset, layout = read_dataset(data)
     check_channels(config.encoding, layout.shape)
     parts, streams, by_id = _rows(data / "prepared", layout)
-    _check_counts(data / "prepared", streams, dataset["generations"])
+    _check_counts(data / "prepared", streams, dataset)
     shards = tuple(shard_plans(dataset["generations"], layout, config.shard_bytes))
     places, start = np.empty(len(streams), np.int64), 0
     for split in range(len(SPLITS)):
@@ -113,11 +113,16 @@ def read_dataset(data: Path) -> tuple[dict[str, Any], Layout]:
 
 
 def _is_sound(dataset: Any) -> bool:
-    """Whether what shards are made from is of the right kind, and its counts agree; else False, or any of the errors
-    of a wrong key or type.
-    """
-    kinds = {"name": str, "digest": str, "classes": list, "attributes": list, "embedding": int, "files": dict}
-    names = (*dataset["classes"], *dataset["attributes"], *dataset["files"], *dataset["files"].values())
+    """Whether all that shards are made from is of its kind; else False, or the error of a missing key or wrong type."""
+    kinds = {"classes": list, "attributes": list, "counts": dict, "files": dict}
+    names = (
+        dataset["name"],
+        dataset["digest"],
+        *dataset["classes"],
+        *dataset["attributes"],
+        *dataset["files"],
+        *dataset["files"].values(),
+    )
     numbers = [dataset["embedding"], *(counts[split] for counts in dataset["generations"] for split in SPLITS)]
     return (
         all(type(dataset[key]) is kind for key, kind in kinds.items())
@@ -125,7 +130,8 @@ def _is_sound(dataset: Any) -> bool:
         and all(type(number) is int and number >= 0 for number in numbers)
         and dataset["image"].keys() == {*Shape._fields}
         and all(type(side) is int and 0 < side < 2**16 for side in dataset["image"].values())
-        and dataset["counts"] == {split: sum(counts[split] for counts in dataset["generations"]) for split in SPLITS}
+        and all(len(dataset["statistics"][name]) == dataset["image"]["channels"] for name in ("mean", "std"))
+        and all(0 <= value <= 255 for name in ("mean", "std") for value in dataset["statistics"][name])
     )
 
 
@@ -147,7 +153,8 @@ def _rows(prepared: Path, layout: Layout) -> tuple[tuple[tuple[Path, int], ...],
     return tuple(parts), np.concatenate(found), by_id
 
 
-def _check_counts(prepared: Path, streams: NDArray[np.int32], generations: Sequence[dict[str, int]]) -> None:
+def _check_counts(prepared: Path, streams: NDArray[np.int32], dataset: dict[str, Any]) -> None:
+    generations = dataset["generations"]
     expected = [counts[split] for counts in generations for split in SPLITS]
     found = np.bincount(streams, minlength=len(expected)).tolist()
     if len(found) > len(expected):
@@ -163,6 +170,11 @@ def _check_counts(prepared: Path, streams: NDArray[np.int32], generations: Seque
             )
     for split in SPLITS:
         rows = sum(counts[split] for counts in generations)
+        if rows != dataset["counts"].get(split):
+            raise UserError(
+                f"{prepared}: expected {dataset['counts'].get(split)} {split} rows, found {rows:,}; "
+                "prepare the data again with `dvc repro -f ingest`"
+            )
         if rows > 10**KEY_DIGITS:
             raise UserError(f"{prepared}: expected at most {10**KEY_DIGITS:,} {split} rows, found {rows:,}; use fewer")
 

@@ -49,32 +49,33 @@ class ShardWriter:
 
         Memory: the group as raw tars.
         """
-        samples = self._gather(group)
+        samples, ids = self._gather(group)
         start = group.shards[0].start
         waiting = []
         with index_rows.writer(self.shuffle.folder, group.number, self.layout) as rows, ThreadPoolExecutor(2) as disk:
             for plan in group.shards:
-                mine = samples[plan.start - start :][: plan.rows]
+                mine, names = samples[plan.start - start :][: plan.rows], ids.slice(plan.start - start, plan.rows)
                 content = self._content(mine, plan)
                 saved = disk.submit(_save, plan, content, self.folder)  # while the next one is made
-                rows.write_batch(index_rows.batch(plan, content, mine, self.layout))
+                rows.write_batch(index_rows.batch(plan, content, mine, names, self.layout))
                 waiting.append(saved)
         return [saved.result() for saved in waiting]
 
-    def _gather(self, group: Group) -> Bytes:
-        """The samples [rows, stride] of a group, complete."""
+    def _gather(self, group: Group) -> tuple[Bytes, pa.Array]:
+        """The samples [rows, stride] of a group, complete, and the ids [rows] of their rows."""
         layout, start = self.layout, group.shards[0].start
         samples = np.zeros((sum(plan.rows for plan in group.shards), layout.stride), np.uint8)
         for plan in group.shards:
             layout.write_frame(samples[plan.start - start :][: plan.rows], plan.split, plan.first)
-        filled = np.zeros(len(samples), bool)
+        found, ids = [], []
         for batch in self.shuffle.gather(group.number):
-            places = batch["place"].to_numpy() - start
-            self._place(samples, places, batch)
-            assert not filled[places].any(), "a row came twice"
-            filled[places] = True
-        assert filled.all(), "a row was lost"
-        return samples
+            found.append(batch["place"].to_numpy() - start)
+            ids.append(batch["id"])
+            self._place(samples, found[-1], batch)
+        places = np.concatenate(found)
+        order = np.argsort(places)
+        assert np.array_equal(places[order], np.arange(len(samples))), "a row was lost or came twice"
+        return samples, pa.concat_arrays(ids).take(pa.array(order))
 
     def _place(self, samples: Bytes, places: NDArray[np.int64], batch: pa.RecordBatch) -> None:
         layout = self.layout

@@ -7,13 +7,14 @@ from ruamel.yaml import YAML
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.operate.deps import source_paths
+from pipeline.operate.deps import check_paths, source_paths
 
 
 def main(params: Params, args: Namespace) -> None:
     """Reaching this line means that the whole of params.yaml was read and found right."""
     if not (wanted := source_paths(params.data)):
         return
+    check_paths(wanted)
     deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]["ingest"]["deps"]
     if missing := [path for path in wanted if path not in deps]:
         raise UserError(

@@ -9,7 +9,7 @@ import ast
 import io
 import itertools
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -18,12 +18,15 @@ from pipeline import files
 from pipeline.closure import PACKAGES, ROOT, closure
 from pipeline.config import Params
 from pipeline.data.config import DataConfig
+from pipeline.errors import UserError
 from pipeline.progress import say
 
+OUTPUTS = ("data", "models", "artifacts", "report", "results")
 UNTRACKED = "compute"  # where a stage runs, never what it computes
 
 
 def main(params: Params, args: Namespace) -> None:
+    check_paths(source_paths(params.data))
     path = ROOT / "dvc.yaml"
     before = path.read_text(encoding="utf-8")
     after = rewrite(before, params.data)
@@ -62,6 +65,15 @@ def source_paths(data: DataConfig) -> list[str]:
             named += [str(folder / other) for other in others if other is not None]
         paths |= {_without_wildcards(path) for path in named if path is not None}
     return sorted(path for path in paths if not any(_within(path, other) for other in paths))
+
+
+def check_paths(paths: Sequence[str]) -> None:
+    """Raise UserError for a path that does not exist, or that holds what the pipeline writes."""
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"data.source.path: {path}: no such file or folder; correct it in params.yaml")
+        if any(Path(out).resolve().is_relative_to(path.resolve()) for out in OUTPUTS):
+            raise UserError(f"data.source.path: {path}: the pipeline writes there; name a folder of its own")
 
 
 def _without_wildcards(path: str) -> str:

@@ -13,6 +13,9 @@ from pipeline.report.vocabulary import channel_names, size
 
 if TYPE_CHECKING:
     from pipeline.data.inspection import Inspection
+    from pipeline.data.ledger import Reason
+
+FACTS, LEDGER = "dataset.json", "quarantine.parquet"
 
 LISTED_CLASSES = 30
 BAR = 24  # characters, of the largest class
@@ -39,6 +42,9 @@ def main(params: Params, args: Namespace) -> None:
     out = Path(args.out)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: expected a name that ends in .png")
+    if (Path(args.path) / LEDGER).exists() and not (Path(args.path) / FACTS).exists():
+        _print([*_unfinished(Path(args.path))])
+        return
     found = inspect_path(args.path, args.images, params.compute.read)
     _print([*describe(found), ""])
     try:
@@ -111,7 +117,19 @@ def _ledger(found: "Inspection") -> Iterator[str]:
     yield f"duplicates: {repeated}"
     aside = sum(reason.rows for reason in found.reasons)
     yield f"put aside: {aside:,} of {found.rows_in:,} rows"
-    for reason in found.reasons:
+    yield from _reasons(found.reasons)
+
+
+def _unfinished(folder: Path) -> Iterator[str]:
+    """What an ingest that stopped has put aside."""
+    from pipeline.data.ledger import read_ledger
+
+    yield f"{folder}: no {FACTS}, because the last ingest stopped; it had put aside"
+    yield from _reasons(read_ledger(folder / LEDGER))
+
+
+def _reasons(reasons: Sequence["Reason"]) -> Iterator[str]:
+    for reason in reasons:
         yield f"  {_plain(reason.error)} {reason.rows:,}"
         entries = [
             [_short(e.source or "-", NAME), _short(e.id or "-", NAME), _short(e.detail, DETAIL)]

@@ -17,6 +17,11 @@ DEFAULT = "data/shards"
 
 
 def arguments(parser: ArgumentParser) -> None:
+    parser.epilog = (
+        "What is there already is not copied again, so a copy that was broken off goes on. Then set compute.shards in "
+        "params.yaml to URI. s3:// needs the package s3fs, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+        "AWS_PROFILE, in the environment; AWS_ENDPOINT_URL names a store that is not Amazon's."
+    )
     parser.add_argument("uri", metavar="URI", help="where to, for instance s3://bucket/shards")
     parser.add_argument("--shards", metavar="PATH", default=DEFAULT, help=f"the folder to copy; {DEFAULT} without it")
 

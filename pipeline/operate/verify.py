@@ -29,6 +29,10 @@ IMAGES = {"raw": "npy", "png": "png", "jpeg": "jpg"}
 
 
 def arguments(parser: ArgumentParser) -> None:
+    parser.epilog = (
+        "Exits with 0 where every byte is as it was written, else with 1 and a line for each file that is not. Shards "
+        "at an address are downloaded, one at a time."
+    )
     parser.add_argument(
         "shards", metavar="PATH_OR_URI", nargs="?", help=f"a folder of shards; compute.shards, or {DEFAULT}, without it"
     )

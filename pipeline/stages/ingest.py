@@ -11,6 +11,8 @@ def main(params: Params, family: str | None) -> None:
     runtime.end_with_dvc()
     facts = ingest(params.data, params.compute, Path("data"))
     counts = ", ".join(f"{split} {count:,}" for split, count in facts["counts"].items())
-    progress.say(f"{facts['name']}: {counts}; {facts['rows_quarantined']:,} of {facts['rows_in']:,} rows quarantined")
+    columns = f"{len(facts['classes'])} classes, {len(facts['attributes'])} attributes, embedding {facts['embedding']}"
+    progress.say(f"{facts['name']}: {counts}; {columns}")
+    progress.say(f"{facts['rows_quarantined']:,} of {facts['rows_in']:,} rows quarantined")
     for error, rows in facts["quarantined"].items():
         progress.say(f"  {error}: {rows:,} (data/quarantine.parquet)")

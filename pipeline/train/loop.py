@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline.data.loader import Loader, Split, open_split
+from pipeline.data.loader import Loader, Split
 from pipeline.errors import UserError
 from pipeline.train import checkpoints
 from pipeline.train.run import TrainRun
@@ -63,8 +63,8 @@ class _Loop:
         self.checkpoint_every_steps = checkpoint_every_steps
         self.checkpoints = directory / "checkpoints"
         self.log = MetricLog(directory)
-        self.loader = _loader(_open(run, "train"), run).on(device, run.reading.device_cache)
-        self.validation = _loader(_open(run, "val"), run).on(device, run.reading.device_cache)
+        self.loader = _loader(run.open("train"), run).on(device, run.reading.device_cache)
+        self.validation = _loader(run.open("val"), run).on(device, run.reading.device_cache)
         self.total_steps = run.train.epochs * self.loader.steps_per_epoch
         self.core = build(run, self.loader.split.spec).to(device)
         self.optimizer: Optimizer = make_optimizer(self.core, learning_rate=run.train.learning_rate)
@@ -164,22 +164,6 @@ def evaluate(model: Model, loader: Loader, *, seed: int, device: torch.device) -
         noise = Noise.of(batch, seed=seed, scope=loader.split.name, step=step)
         means.add(eval_step(model, batch, noise), batch.weight)
     return means.compute()
-
-
-def _open(run: TrainRun, split: str) -> Split:
-    """A split of the run's data.
-
-    Raises:
-        UserError: other shards lie where this rank reads them.
-    """
-    reading = run.reading
-    opened = open_split(reading.shards, split, reading.read, reading.peer)
-    if opened.digest != run.data:
-        raise UserError(
-            f"{reading.shards}: expected the shards with digest {run.data}, found {opened.digest}; copy data/shards "
-            "there, or correct compute.shards in params.yaml"
-        )
-    return opened
 
 
 def _loader(split: Split, run: TrainRun) -> Loader:

@@ -8,7 +8,9 @@ from pipeline.closure import code_fingerprint
 from pipeline.config import ComputeConfig, TrainConfig, fingerprint
 from pipeline.data.config import ReadConfig
 from pipeline.data.index import MANIFEST, Manifest, read_manifest
+from pipeline.data.split_reader import Split, open_split
 from pipeline.data.store import DEFAULT, open_store
+from pipeline.errors import UserError
 from vae_core.config import ModelConfig
 
 LOOP = "pipeline.train.loop"
@@ -31,12 +33,16 @@ class Reading:
 
     @classmethod
     def of(cls, shards: Path, compute: ComputeConfig | None = None) -> "Reading":
-        """As `compute` says; without a place of its own there, from the folder `shards`."""
+        """As `compute` says; without a place of its own there, from the folder `shards`.
+
+        Raises:
+            UserError: `compute` names a folder without shards.
+        """
         if compute is None:
             return cls(shards=shards.resolve())
-        cache = str(Path(compute.read.cache).resolve())  # workers have a working directory of their own
+        cache = str(_absolute(compute.read.cache))  # workers have a working directory of their own
         return cls(
-            shards=_absolute(compute.shards or shards),
+            shards=shards.resolve() if compute.shards is None else _named(compute.shards),
             read=replace(compute.read, cache=cache),
             device_cache=compute.device_cache,
         )
@@ -85,6 +91,31 @@ class TrainRun:
         """Absolute path of the folder of shards, or its address."""
         return self.reading.shards
 
+    def open(self, split: str) -> Split:
+        """A split of the run's data, as this process reads them.
+
+        Raises:
+            UserError: the shards are damaged, or others lie there.
+        """
+        opened = open_split(self.shards, split, self.reading.read, self.reading.peer)
+        self.expect(opened.digest)
+        return opened
+
+    def expect(self, found: str) -> None:
+        """Compare the digest of the shards at `reading` with that of the run's data.
+
+        Raises:
+            UserError: they are others.
+        """
+        if found == self.data:
+            return
+        place = str(self.shards)
+        copy = f"copy data/shards there{f' (`python -m pipeline upload {place}`)' if '://' in place else ''}"
+        raise UserError(
+            f"{place}: expected the shards with digest {self.data}, found {found}; {copy}, or correct compute.shards "
+            "in params.yaml"
+        )
+
     @property
     def params(self) -> str:
         """Fingerprint of the configuration alone."""
@@ -100,5 +131,18 @@ class TrainRun:
         return {"data": self.data, "params": self.params, "code": self.code}
 
 
-def _absolute(shards: str | Path) -> str | Path:
-    return shards if "://" in str(shards) else Path(shards).resolve()
+def _named(shards: str) -> str | Path:
+    """The place that compute.shards names."""
+    if "://" in shards:
+        return shards
+    folder = _absolute(shards)
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"params.yaml: compute.shards: {folder / MANIFEST}: no such file; copy data/shards there, or set "
+            "compute.shards to null to read data/shards"
+        )
+    return folder
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from pipeline import files
-from pipeline.progress import say
+from pipeline.progress import Copied, say
 
 Row: TypeAlias = dict[str, Any]
 
+SAID = "said.txt"  # in a run's directory: what its ranks tell the user
 COUNTERS = ("step", "epoch", "samples", "split")
 CURVES = ("neg_elbo_nats", "distortion_nats", "rate_nats")
 
@@ -63,9 +64,9 @@ def curves(rows: Sequence[Row]) -> str:
 
 @contextmanager
 def follow(directory: Path, *, what: str, total_steps: int) -> Iterator[None]:
-    """Show a run's progress from its stream while the block runs, wherever the run itself is."""
-    done = threading.Event()
-    thread = threading.Thread(target=_show, args=(MetricLog(directory), what, total_steps, done), daemon=True)
+    """Show a run's progress and what its ranks say while the block runs, wherever the run itself is."""
+    done, said = threading.Event(), Copied([directory / SAID])
+    thread = threading.Thread(target=_show, args=(directory, said, what, total_steps, done), daemon=True)
     thread.start()
     try:
         yield
@@ -89,25 +90,29 @@ def follow_sweep(directories: Sequence[Path], *, what: str, epochs: int) -> Iter
 
 def _show_sweep(directories: Sequence[Path], what: str, epochs: int, done: threading.Event) -> None:
     best = math.inf
+    said = Copied([directory / SAID for directory in directories])
     with tqdm(
         total=epochs * len(directories), desc=what, unit="epoch", disable=not sys.stderr.isatty(), leave=False
     ) as bar:
         while not done.wait(1):
+            said.pass_on()
             histories = [MetricLog(directory).epochs() for directory in directories]
             bar.n = sum(map(len, histories))
             best = min((figures["neg_elbo_nats"] for history in histories for figures in history), default=best)
             bar.set_postfix(best_neg_elbo=f"{best:.2f}")
+    said.pass_on()
     histories = [history for directory in directories if (history := MetricLog(directory).epochs())]
     best = min((history[-1]["neg_elbo_nats"] for history in histories), default=math.nan)
     say(f"{what}: {len(directories)} trials, best validation neg_elbo {best:.2f} nats")
 
 
-def _show(log: MetricLog, what: str, total_steps: int, done: threading.Event) -> None:
-    shown = 0
+def _show(directory: Path, said: Copied, what: str, total_steps: int, done: threading.Event) -> None:
+    log, shown = MetricLog(directory), 0
     on_terminal = sys.stderr.isatty()
     with tqdm(total=total_steps, desc=what, unit="step", disable=not on_terminal, leave=False) as bar:
         while True:
             last = done.wait(0.5)
+            said.pass_on()
             rows = log.rows()
             for row in rows[shown:]:
                 bar.n = row["step"]

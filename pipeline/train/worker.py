@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, runtime
+from pipeline import files, progress, runtime
 from pipeline.config import ComputeConfig
 from pipeline.data import peer
-from pipeline.data.loader import open_split
 from pipeline.errors import UserError
 from pipeline.train.run import Reading, TrainRun
-from pipeline.train.tracking import follow
+from pipeline.train.tracking import SAID, follow
 
 FAILURE = "failure.json"
 
@@ -24,7 +23,7 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
     Raises:
         UserError: the loop reported a mistake of the user's, or the workers died more often than allowed.
     """
-    _check(run.reading)
+    _check(run)
     with (
         runtime.cluster(compute),
         served(run.reading) as reading,
@@ -36,7 +35,8 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
 
         attempt = directory / "ray"  # Ray resumes by name and compares nothing; ours resumes by fingerprint
         shutil.rmtree(attempt, ignore_errors=True)
-        (directory / FAILURE).unlink(missing_ok=True)
+        failure = directory / FAILURE
+        failure.unlink(missing_ok=True)
         trainer = TorchTrainer(
             worker,
             train_loop_config={
@@ -54,14 +54,15 @@ def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, to
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise UserError(
-                f"training failed {compute.max_failures + 1} times, checkpoints are kept in {directory}: "
-                f"{_last_line(error)}; run the same command to continue"
-            ) from error
+            if not failure.exists():
+                raise UserError(
+                    f"training failed {compute.max_failures + 1} times, checkpoints are kept in {directory}: "
+                    f"{_last_line(error)}; run the same command to continue"
+                ) from error
         finally:
             shutil.rmtree(attempt, ignore_errors=True)
-    if (directory / FAILURE).exists():
-        raise UserError(files.read_json(directory / FAILURE)["error"])
+    if failure.exists():
+        raise UserError(files.read_json(failure)["error"])
 
 
 @contextmanager
@@ -92,7 +93,11 @@ def scaling(compute: ComputeConfig) -> dict[str, Any]:
 
 
 def worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. A mistake of the user's ends it well: trying again would not help."""
+    """What each Ray Train worker runs. A mistake of the user's ends it well: trying again would not help.
+
+    Where a single rank finds one, such as a node without credentials, the others would wait for it: it dies, Ray ends
+    them all, and those that Ray starts anew end well.
+    """
     import ray.train
     import ray.train.torch
 
@@ -102,27 +107,34 @@ def worker(config: dict[str, Any]) -> None:
         ray.train.report({"epoch": epoch, **figures})
 
     directory: Path = config["directory"]
+    if (directory / FAILURE).exists():
+        return
     try:
-        train(
-            config["run"],
-            directory,
-            on_epoch=report,
-            checkpoint_every_steps=config["checkpoint_every_steps"],
-            device=ray.train.torch.get_device(),
-        )
+        with progress.copied(directory / SAID):
+            train(
+                config["run"],
+                directory,
+                on_epoch=report,
+                checkpoint_every_steps=config["checkpoint_every_steps"],
+                device=ray.train.torch.get_device(),
+            )
     except UserError as error:
         files.write_json(directory / FAILURE, {"error": str(error)})
+        if ray.train.get_context().get_world_size() > 1:
+            raise
 
 
-def _check(reading: Reading) -> None:
-    """Say what is wrong with shards in a folder before Ray starts.
+def _check(run: TrainRun) -> None:
+    """Say what is wrong with the shards before Ray starts.
 
     Raises:
-        UserError: a shard is missing, damaged or exchanged.
+        UserError: a shard in a folder is missing, damaged or exchanged; others lie at an address, or none.
     """
-    if isinstance(reading.shards, Path):
+    if isinstance(run.shards, Path):
         for split in ("train", "val"):
-            open_split(reading.shards, split, reading.read)
+            run.open(split)
+    else:
+        run.expect(run.reading.manifest().digest)
 
 
 def _last_line(error: BaseException) -> str:

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import files, runtime
+from pipeline import files, progress, runtime
 from pipeline.config import ComputeConfig, Scalar, SearchConfig, with_overrides
 from pipeline.errors import UserError
-from pipeline.progress import say
 from pipeline.train.run import TrainRun
-from pipeline.train.tracking import MetricLog, follow_sweep
+from pipeline.train.tracking import SAID, MetricLog, follow_sweep
 from pipeline.train.worker import FAILURE, served
 from pipeline.tune.space import Overrides, current, draw
 
@@ -70,7 +69,7 @@ def search(trials: Sequence[Trial], config: SearchConfig, compute: ComputeConfig
                 trial.epochs = MetricLog(trial.directory).epochs()
                 if (trial.directory / FAILURE).exists():
                     trial.status = "failed"
-                    say(f"{what}: {trial.name} failed: {_reason(trial)}")
+                    progress.say(f"{what}: {trial.name} failed: {_reason(trial)}")
             alive = [trial for trial in alive if trial.status == "running"]
             if not alive:
                 break
@@ -132,13 +131,14 @@ def _trial(config: dict[str, Any]) -> None:
 
     (directory / FAILURE).unlink(missing_ok=True)
     try:
-        train(
-            run,
-            directory,
-            on_epoch=report,
-            checkpoint_every_steps=config["checkpoint_every_steps"],
-            epochs=config["epochs"],
-        )
+        with progress.copied(directory / SAID):
+            train(
+                run,
+                directory,
+                on_epoch=report,
+                checkpoint_every_steps=config["checkpoint_every_steps"],
+                epochs=config["epochs"],
+            )
     except UserError as error:
         files.write_json(directory / FAILURE, {"error": str(error)})
 

@@ -57,6 +57,7 @@ def test_new_photographs_are_noticed(project: Project) -> None:
 
 
 def test_the_check_says_when_dvc_would_not_see_new_files(project: Project) -> None:
+    (project.path / "elsewhere").mkdir()
     project.set(data__source__path="elsewhere")
     printed = project.stage("check", code=1)
     project.set(data__source__path="photos")
@@ -66,9 +67,24 @@ def test_the_check_says_when_dvc_would_not_see_new_files(project: Project) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("fotos", "no such file or folder; correct it in params.yaml"),
+     (".", "the pipeline writes there; name a folder of its own"),
+     ("data", "the pipeline writes there; name a folder of its own")],
+)  # fmt: skip
+def test_a_path_that_cannot_be_a_source_is_refused_before_dvc_sees_it(project: Project, path: str, why: str) -> None:
+    project.set(data__source__path=path)
+    printed = {project.stage(command, code=1) for command in ("check", "deps")}
+    project.set(data__source__path="photos")
+    assert printed == {f"error: data.source.path: {path}: {why}\n"}
+
+
 def test_too_many_damaged_files_stop_the_stage_with_a_summary(project: Project) -> None:
     project.set(data__max_bad_fraction=0.01)
     printed = project.stage("ingest", code=1)
     project.set(data__max_bad_fraction=0.03)
-    assert "data.max_bad_fraction: 20 of 1,000 rows cannot be used (truncated " in printed
+    assert "data.max_bad_fraction: 20 of 1,000 rows cannot be used (undecodable " in printed
+    assert "; such as " in printed
     assert "data/quarantine.parquet lists them" in printed
+    assert "because the last ingest stopped" in project.stage("inspect")

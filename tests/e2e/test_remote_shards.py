@@ -3,19 +3,17 @@
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from e2e_project import Project, copy_project, wait_for
+from e2e_project import Project, copy_project, environment, set_params, wait_for
 from s3_server import Server
 
 from pipeline.data.index import Manifest, ShardEntry, read_manifest
@@ -125,25 +123,82 @@ def test_two_ranks_of_a_node_download_each_shard_once(
     assert asked == dict.fromkeys(["index.parquet", *(entry.name for entry in used(manifest))], 1)
 
 
-def own_mounts(hidden: Path) -> list[str]:
-    """A command that starts another in a mount namespace in which the folder `hidden` is empty."""
-    for options in (["--mount"], ["--mount", "--map-root-user"]):
-        command = ["unshare", *options, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
-        with_ls = subprocess.run([*command, "ls", str(hidden)], capture_output=True, text=True)
-        if (with_ls.returncode, with_ls.stdout) == (0, ""):
+def test_a_wrong_address_is_one_line_before_ray_starts(project: Project, server: Server) -> None:
+    project.set(compute__shards="s3://no-bucket/shards")
+    printed = project.run(*TRAIN, code=1, env=server.environment)
+    assert printed.startswith("error: s3://no-bucket/shards/manifest.json: no such object (")
+    assert printed.count("\n") == 1
+
+
+def apart(hidden: Path) -> list[str]:
+    """A command that runs another where the folder `hidden` is empty, and with which all its processes end."""
+    for right in ([], ["--map-root-user"]):
+        command = ["unshare", *right, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                   "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]  # fmt: skip
+        listed = subprocess.run([*command, "ls", str(hidden)], capture_output=True, text=True, timeout=20)
+        if (listed.returncode, listed.stdout) == (0, ""):
             return command
-    pytest.skip(f"needs the right to mount in a namespace of its own ({with_ls.stderr.strip()})")
+    pytest.skip(f"needs the right to mount in a namespace of its own: {listed.stderr.strip()}")
 
 
 @contextmanager
-def ray_node(project: Project, env: dict[str, str], options: Sequence[str], before: Sequence[str] = ()) -> Iterator[None]:
-    """A node of a Ray cluster. Its processes are in a process namespace of their own, with which they end."""
-    confined = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if before else []
-    command = [*before, "ray", "start", "--block", f"--num-cpus={CORES}", "--node-ip-address=127.0.0.1",
-               "--object-store-memory=104857600", "--min-worker-port=0", "--max-worker-port=0", *options]  # fmt: skip
-    node = project.start(*confined, *command, env=env)
+def ray_node(project: Project, hidden: Path, env: dict[str, str], log: Path, *options: str) -> Iterator[None]:
+    """A node of a Ray cluster that does not see the folder `hidden`."""
+    command = [*apart(hidden), "ray", "start", "--block", f"--num-cpus={CORES}", "--object-store-memory=104857600",
+               "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0", *options]  # fmt: skip
+    with log.open("w") as output:
+        node = subprocess.Popen(
+            command, cwd=project.path, env=environment(project.path) | env, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
     try:
+        wait_for(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, "a Ray node", every=0.1)
+        assert node.poll() is None, log.read_text()
         yield
     finally:
         node.kill()
-        print(node.communicate()[0])
+        node.wait()
+
+
+@contextmanager
+def two_nodes(project: Project, hidden: Path, env: dict[str, str], folder: Path) -> Iterator[str]:
+    """The address of a cluster of two nodes, of which the second does not see the folder `hidden`."""
+    import ray
+
+    port, client_port = free_ports(2)
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    (folder / "nothing").mkdir()
+    head = ["--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false"]
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-") as short,  # sockets have short names
+        ray_node(project, folder / "nothing", env, folder / "head.txt", *head, f"--temp-dir={short}"),
+        ray_node(project, hidden, env, folder / "second.txt", f"--address={address}"),
+    ):
+        yield address
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def test_a_node_without_the_folder_takes_the_shards_from_the_driver(
+    project: Project,
+    manifest: Manifest,
+    two_ranks_on_one_node: tuple[Counter[str], dict[str, bytes]],
+    tmp_path: Path,
+) -> None:
+    """Each node has cores for one of the two workers."""
+    _, expected = two_ranks_on_one_node
+    shutil.rmtree(project.path / MODEL)
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    with two_nodes(project, project.path / "data/shards", env, tmp_path) as address:
+        changes = {"address": address, "shards": None, "read.cache": ".cache/of the second", "workers": 2}
+        set_params(project.path, {f"compute.{key}": value for key, value in changes.items()})
+        project.run(*TRAIN, env=env)
+    assert project.contents(MODEL) == expected
+    cached = {path.name for path in (project.path / ".cache/of the second").glob("*.*")}
+    assert cached == {f"{manifest.index}.parquet", *(f"{entry.sha256}.tar" for entry in used(manifest))}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,56 @@ def test_json_holds_only_finite_numbers(tmp_path: Path, value: float) -> None:
 def test_a_digest_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import files
+
+def die_at_rename(event, arguments):
+    if event == "os.rename":
+        renames.append(arguments)
+        if len(renames) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+renames = []
+sys.addaudithook(die_at_rename)
+with files.new_directory(Path(sys.argv[1])) as folder:
+    (folder / "new").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(("rename", "there"), [(1, ["old0", "old1", "old2"]), (2, None)])
+def test_a_kill_leaves_no_part_of_the_old_directory(tmp_path: Path, rename: int, there: list[str] | None) -> None:
+    path = tmp_path / "model"
+    with files.new_directory(path) as folder:
+        for number in range(3):
+            (folder / f"old{number}").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(rename)])
+    assert killed.returncode == -signal.SIGKILL
+    assert (names(path) if path.exists() else None) == there
+    assert all(name == "model" or (name.startswith(".model.") and name.endswith(".tmp")) for name in names(tmp_path))
+    with files.new_directory(path) as folder:
+        (folder / "new").write_text("new")
+    assert names(path) == ["new"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_an_old_directory_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    with files.new_directory(path) as folder:
+        (folder / "old").write_text("old")
+    rename = Path.rename
+
+    def fail(self: Path, to: Path) -> Path:
+        if to == path and ".old." not in self.name:
+            raise OSError("input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="input/output"), files.new_directory(path) as folder:
+        (folder / "new").write_text("new")
+    monkeypatch.undo()
+    assert names(tmp_path) == ["model"]
+    assert names(path) == ["old"]

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from pipeline.config import ComputeConfig
-from pipeline.data.loader import open_split
+from pipeline.data.loader import Split, open_split
 from pipeline.errors import UserError
 from pipeline.train import checkpoints, loop
 from pipeline.train.loop import build, train
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog
 from pipeline.train.worker import fit
+from vae_core import distributed
 from vae_core.config import ConvConfig, ModelConfig, VQVAEConfig
 from vae_core.models.vae import VAE
 from vae_core.objectives import gaussian_kl
@@ -307,6 +308,26 @@ def test_a_mistake_inside_a_worker_is_told_once_as_such(
     """Neither as a traceback, nor after trying again."""
     with pytest.raises(UserError, match=r"^step 2: gradient norm nan at learning rate 2e\+11; lower .* params.yaml$"):
         fit(make_run(learning_rate=1e12), tmp_path, make_compute(max_failures=3), what="train", total_steps=20)
+
+
+@ray_test
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_mistake_of_one_rank_ends_all(
+    make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig], tmp_path: Path
+) -> None:
+    """As where one node has no credentials. The other rank would wait for it in the first collective call."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class OnRankZero(TrainRun):
+        def open(self, split: str) -> Split:
+            if distributed.rank() == 1:
+                raise UserError("access refused")
+            return TrainRun.open(self, split)
+
+    run = make_run()
+    run = OnRankZero(**{field.name: getattr(run, field.name) for field in fields(run)})
+    with pytest.raises(UserError, match=r"^access refused$"):
+        fit(run, tmp_path, make_compute(workers=2, max_failures=3), what="train", total_steps=20)
 
 
 @ray_test

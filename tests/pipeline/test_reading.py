@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config import ComputeConfig
 from pipeline.data.config import ReadConfig
+from pipeline.data.index import read_manifest, write_manifest
 from pipeline.errors import UserError
 from pipeline.train import worker
 from pipeline.train.loop import train
@@ -58,6 +59,8 @@ def test_places_are_the_same_from_any_working_directory(
     assert plain == Reading(
         shards=tmp_path / "data/shards", read=ReadConfig(cache=str(tmp_path / "c"), timeout_s=3.0), device_cache="auto"
     )
+    (tmp_path / "far/shards").mkdir(parents=True)
+    (tmp_path / "far/shards/manifest.json").touch()
     assert Reading.of(Path("data/shards"), make_compute(shards="far/shards")).shards == tmp_path / "far/shards"
     assert Reading.of(Path("data/shards"), make_compute(shards="s3://bucket/shards")).shards == "s3://bucket/shards"
     assert Reading.of(Path("data/shards"), make_compute(device_cache=True)).device_cache is True
@@ -72,6 +75,26 @@ def test_a_machine_without_the_shards_asks_the_place_that_has_them(
     assert (there.data, there.name) == (here.data, here.name)
     with pytest.raises(UserError, match=r"none/manifest.json: no such file"):
         TrainRun.of(here.model, here.train, tmp_path / "none", make_compute())
+
+
+def test_a_place_that_cannot_be_right_is_told_before_ray_starts(
+    shards: Path,
+    tmp_path: Path,
+    make_run: Callable[..., TrainRun],
+    make_compute: Callable[..., ComputeConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker.runtime, "cluster", None)
+    run = make_run()
+    empty = make_compute(shards=str(tmp_path))
+    with pytest.raises(UserError, match=rf"^params.yaml: compute.shards: {tmp_path}/manifest.json: no such file; copy"):
+        TrainRun.of(run.model, run.train, shards, empty)
+    manifest = read_manifest(shards)
+    write_manifest(tmp_path, replace(manifest, source="another"))
+    others = make_compute(shards=f"file://{tmp_path}")
+    run = TrainRun.of(run.model, run.train, shards, others)
+    with pytest.raises(UserError, match=rf"^file://{tmp_path}: expected the shards with digest .*; copy data/shards "):
+        worker.fit(run, tmp_path / "run", others, what="train", total_steps=20)
 
 
 @pytest.mark.parametrize(

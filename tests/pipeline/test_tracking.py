@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.train.tracking import MetricLog, curves, follow, follow_sweep
+from pipeline.progress import copied, say
+from pipeline.train.tracking import SAID, MetricLog, curves, follow, follow_sweep
 
 
 def figures(value: float) -> dict[str, float]:
@@ -100,6 +101,29 @@ def until_printed(capsys: pytest.CaptureFixture[str], words: str) -> Iterator[st
         time.sleep(0.05)
         text = capsys.readouterr().err
         yield text
+
+
+def test_what_a_rank_says_is_passed_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = tmp_path / "run" / SAID
+    with copied(said):
+        say("of an earlier attempt")
+    capsys.readouterr()
+    with follow(tmp_path / "run", what="t", total_steps=30):
+        with said.open("a") as file:
+            file.write("s3://bucket does not answer\n" * 2 + "half a li")
+        until = "".join(until_printed(capsys, "answer"))
+        with said.open("a") as file:
+            file.write("ne\n")
+    assert until + capsys.readouterr().err == "s3://bucket does not answer\nhalf a line\n"
+
+
+def test_what_is_said_is_copied_while_the_block_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with copied(tmp_path / "said"):
+        assert not (tmp_path / "said").exists()
+        say("one")
+    say("two")
+    assert (tmp_path / "said").read_text() == "one\n"
+    assert capsys.readouterr().err == "one\ntwo\n"
 
 
 def test_progress_of_a_sweep_ends_with_the_best_of_its_trials(

@@ -94,7 +94,10 @@ def walk(stream: Stream) -> Iterator[Member]:
     while (header := _header(stream, at)) is not None:
         has_content = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
         if header.type in _ABOUT_THE_NEXT:
-            known |= _facts_of_the_next(stream, header, at)
+            facts = _facts_of_the_next(stream, header, at)
+            if facts.keys() & known.keys():
+                raise Damaged(at, "a second header about one member, as where the member between them is missing")
+            known |= facts
         elif header.type != tarfile.XGLTYPE:
             if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in known):
                 raise Damaged(at, f"{known.get('path', header.name)[:200]!r} is stored as a sparse file")

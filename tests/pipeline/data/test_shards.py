@@ -328,6 +328,24 @@ def test_missing_or_other_prepared_rows_are_refused(tmp_path: Path) -> None:
         write_here(data, config())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": None}, {"classes": [1]}, {"name": "\ud800"}, {"embedding": -1}, {"embedding": True}, {"files": []},
+        {"image": {"height": 2, "width": 3}}, {"image": {"height": 0, "width": 3, "channels": 1}},
+        {"generations": [{}]},
+        {"counts": {"train": 1}}, {"statistics": {"mean": [0.5]}}, {"statistics": {"mean": [0, 0], "std": [1, 1]}},
+        {"image": {"height": 3, "width": 3, "channels": 1}}, {"attributes": ["width"]},
+    ],
+)  # fmt: skip
+def test_a_description_that_is_not_of_the_prepared_rows_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    data = prepare_random(tmp_path / "data")
+    dataset = files.read_json(data / "dataset.json")
+    (data / "dataset.json").write_text(json.dumps(dataset | change))
+    with pytest.raises(UserError, match=r"data/(dataset.json|prepared).*dvc repro -f ingest"):
+        write_here(data, config())
+
+
 @settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(4096, 200_000))
 def test_shards_are_of_nearly_one_size(rows: int, shard_bytes: int) -> None:

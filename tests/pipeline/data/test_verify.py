@@ -251,3 +251,13 @@ def test_without_an_argument_it_checks_what_training_reads(
     assert "error: data/shards/manifest.json: no such file" in capsys.readouterr().err
     shutil.copytree(shards, tmp_path / "data/shards")
     assert main(["verify"]) == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"digest": "", "version": "\\ud800"}', b'{"digest": 1}', b"7", b""]
+)
+def test_what_is_no_manifest_is_named(shards: Path, config: ReadConfig, content: bytes) -> None:
+    (shards / "manifest.json").write_bytes(content)
+    for use in (lambda: open_store(str(shards), config), lambda: verify(str(shards), config)):
+        with pytest.raises(UserError, match=r"manifest.json: not a manifest; restore it with"):
+            use()

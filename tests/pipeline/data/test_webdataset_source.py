@@ -475,22 +475,22 @@ def test_batches_are_bounded_in_bytes(opened: Opener, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"label": "clss"}, "data.source.label: no sample has 'clss'; did you mean 'cls'?"),
-        ({"label": "json:y"}, "data.source.label: no sample has 'json:y'; name a key of the .json members"),
-        ({"embedding": "vector.npy"}, "data.source.embedding: no sample has 'vector.npy'; known: cls, png"),
+        ({"label": "clss"}, "data.source.label: {path}: no sample has 'clss'; did you mean 'cls'?"),
+        ({"label": "json:y"}, "data.source.label: {path}: no sample has 'json:y'; name a key of the .json members"),
+        ({"embedding": "vector.npy"}, "data.source.embedding: {path}: no sample has 'vector.npy'; known: cls, png"),
     ],
 )
-def test_what_no_sample_has_is_named(opened: Opener, config: dict[str, Any], message: str) -> None:
+def test_what_no_sample_has_is_named(opened: Opener, tmp_path: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         opened({"x.tar": WHOLE}, **config)
-    assert str(caught.value) == message
+    assert str(caught.value) == message.format(path=tmp_path / "tars")
 
 
 def test_labels_that_are_no_classes_are_refused(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"data.source.label: cls: expected class names, or whole numbers from 0"):
+    with pytest.raises(UserError, match=r"data.source.label: .*tars: cls: expected class names, or whole numbers"):
         opened({"x.tar": archive({"a.png": png(), "a.cls": b"cat", "b.png": png(), "b.cls": b"3"})})
     monkeypatch.setattr("pipeline.data.sources.base.MAX_CLASSES", 2)
-    with pytest.raises(UserError, match=r"data.source.label: cls: expected at most 2 classes, found more distinct"):
+    with pytest.raises(UserError, match=r"data.source.label: .*tars: cls: expected at most 2 classes, found more"):
         opened({"x.tar": WHOLE})
 
 
@@ -509,3 +509,10 @@ def test_a_place_without_tars_or_samples_is_named(opened: Opener, tmp_path: Path
     (tmp_path / "tars" / "pipe.tar").unlink()
     with pytest.raises(UserError, match="expected samples, found none in 1 tars"):
         opened({"x.tar": archive({})})
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_long_name_without_its_member_is_an_error(opened: Opener, form: int) -> None:
+    tar = archive({f"{'long' * 30}{n}.png": png(n) for n in range(2)}, form)
+    with pytest.raises(UserError, match=r"x.tar: from byte 1,024 on it cannot be read: a second header about one"):
+        opened({"x.tar": tar[:1024] + tar[2048:]})  # two blocks of the name, one of the header, one of the content
