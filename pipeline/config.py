@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -116,9 +116,23 @@ class ComputeConfig(Strict):
     max_failures: int
     shards: str | None = None
     device_cache: bool | Literal["auto"] = "auto"
-    read: ReadConfig = field(default_factory=ReadConfig)
+    verify: Literal["once", "always", "never"] = "once"
+    cache: str = ".cache/shards"
+    cache_bytes: int = 50 * 1024**3
+    remote_timeout_s: float = 120.0
+
+    @property
+    def read(self) -> ReadConfig:
+        """How a node reads shards."""
+        return ReadConfig(
+            verify=self.verify,
+            cache=self.cache,
+            cache_bytes=self.cache_bytes,
+            remote_timeout_s=self.remote_timeout_s,
+        )
 
     def __post_init__(self) -> None:
+        _ = self.read  # which checks its own fields
         check(self, "workers", self.workers == "auto" or self.workers >= 1, "auto or an integer of at least 1")
         check(self, "checkpoint_every_steps", self.checkpoint_every_steps >= 1, "an integer of at least 1")
         check(self, "max_failures", self.max_failures >= 0, "an integer of at least 0")

@@ -235,20 +235,20 @@ class ShardConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadConfig(Strict):
-    """How a node reads shards; no part of what is computed.
+    """How a node reads shards: a part of the section `compute`, and so no part of what is computed.
 
     Attributes:
         verify: once: each shard when this node first opens it; always: at each opening; never.
         cache: folder of this node for shards from elsewhere, and for decoded png and jpeg shards.
         cache_bytes: the longest unused files leave the cache when it would grow beyond this.
-        timeout_s: how long a remote place may stay silent before that is an error.
+        remote_timeout_s: how long a remote place may stay silent before that is an error.
     """
 
     verify: Literal["once", "always", "never"] = "once"
     cache: str = ".cache/shards"
     cache_bytes: int = 50 * 1024**3
-    timeout_s: float = 120.0
+    remote_timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
         check(self, "cache_bytes", self.cache_bytes >= 1, "an integer of at least 1")
-        check(self, "timeout_s", self.timeout_s > 0, "a number above 0")
+        check(self, "remote_timeout_s", self.remote_timeout_s > 0, "a number above 0")

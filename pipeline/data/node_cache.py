@@ -112,9 +112,7 @@ class NodeCache:
     def _make_room(self, size: int, path: Path) -> None:
         """Remove the longest unused entries until `size` more bytes fit."""
         if size > self._limit:
-            progress.say(
-                f"{path}: {size:,} bytes, more than all of compute.read.cache_bytes ({self._limit:,}); kept alone"
-            )
+            progress.say(f"{path}: {size:,} bytes, more than all of compute.cache_bytes ({self._limit:,}); kept alone")
         self._sweep()
         entries = sorted((found.st_atime, entry, found.st_size) for entry, found in self._entries() if entry != path)
         total = size + sum(length for _, _, length in entries)
@@ -152,13 +150,13 @@ class NodeCache:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             advice = (
-                f"free some space, lower compute.read.cache_bytes ({self._limit:,})"
+                f"free some space, lower compute.cache_bytes ({self._limit:,})"
                 if full
                 else "make it a folder that this user may write"
             )
             raise UserError(
-                f"compute.read.cache: {self.folder}: {'the disk is full' if full else error.strerror or error}; "
-                f"{advice}, or set compute.read.cache to a folder on another disk of this node"
+                f"compute.cache: {self.folder}: {'the disk is full' if full else error.strerror or error}; "
+                f"{advice}, or set compute.cache to a folder on another disk of this node"
             ) from error
 
 

@@ -164,7 +164,7 @@ class RemoteFolder:
                 if left <= 0:
                     raise UserError(
                         f"{where}: no answer for {self._timeout_s:g} s ({_reason(error)}); check the address and the "
-                        "network, or set compute.read.timeout_s to wait longer"
+                        "network, or set compute.remote_timeout_s to wait longer"
                     ) from None
                 self._say_once(error)
                 time.sleep(min(wait, left))

@@ -32,7 +32,7 @@ def open_store(shards: str | Path, read: ReadConfig = DEFAULT, peer: str | None 
     Raises:
         UserError: there is no manifest, it is not as it was written, or the place does not answer.
     """
-    place = open_place(shards, read.timeout_s, peer)
+    place = open_place(shards, read.remote_timeout_s, peer)
     if isinstance(place, LocalFolder):
         return Store(place, read_manifest(place.folder), read)
     return Store(place, parse_manifest(place.read(MANIFEST), place.location), read)

@@ -41,7 +41,7 @@ def upload(folder: Path, uri: str, read: ReadConfig) -> str:
     store = open_store(folder, read)
     for split in {entry.split for entry in store.manifest.shards}:
         store.check_split(split)
-    place = RemoteFolder(uri, read.timeout_s)
+    place = RemoteFolder(uri, read.remote_timeout_s)
     there = place.details()
     # The lengths of a folder with another manifest, or without one, prove nothing: raw shards are often of one length.
     known = _sealed(store.manifest) if _manifest(place, there) == store.manifest else frozenset()

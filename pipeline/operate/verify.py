@@ -48,7 +48,7 @@ def verify(shards: str, read: ReadConfig) -> str:
     Raises:
         UserError: a line for each thing that is not as it was written.
     """
-    place = open_place(shards, read.timeout_s)
+    place = open_place(shards, read.remote_timeout_s)
     if isinstance(place, LocalFolder):
         manifest = read_manifest(place.folder)
     else:
@@ -122,7 +122,7 @@ def _local(place: Place, name: str, scratch: Path) -> Iterator[Path]:
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
-                f"compute.read.cache: {scratch}: {reason}; set it to a folder with room for a shard"
+                f"compute.cache: {scratch}: {reason}; set it to a folder with room for a shard"
             ) from None
         yield path
 

@@ -40,7 +40,7 @@ class Reading:
         """
         if compute is None:
             return cls(shards=shards.resolve())
-        cache = str(_absolute(compute.read.cache))  # workers have a working directory of their own
+        cache = str(_absolute(compute.cache))  # workers have a working directory of their own
         return cls(
             shards=shards.resolve() if compute.shards is None else _named(compute.shards),
             read=replace(compute.read, cache=cache),

@@ -29,7 +29,7 @@ CORES = (os.cpu_count() or 1) // 2  # of each of two workers, on one node as on 
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with many small shards on the disk."""
     project = copy_project(tmp_path_factory.mktemp("remote"))
-    project.set(shard__shard_bytes=20480, train__global_batch_size=16, train__epochs=2, compute__read__timeout_s=60)
+    project.set(shard__shard_bytes=20480, train__global_batch_size=16, train__epochs=2, compute__remote_timeout_s=60)
     project.stage("ingest")
     project.stage("shard")
     return project
@@ -68,7 +68,7 @@ def gets(server: Server) -> Counter[str]:
 @pytest.fixture(scope="module")
 def two_ranks_on_one_node(project: Project, server: Server) -> tuple[Counter[str], dict[str, bytes]]:
     """What a run of two workers on remote shards asked for, and its model."""
-    project.set(compute__shards=URI, compute__read__cache=".cache/of two ranks", compute__workers=2)
+    project.set(compute__shards=URI, compute__cache=".cache/of two ranks", compute__workers=2)
     server.log.write_text("")
     project.run(*TRAIN, env=server.environment)
     return gets(server), project.contents(MODEL)
@@ -88,7 +88,7 @@ def test_training_goes_on_when_the_store_was_away(project: Project, server: Serv
     expected = project.contents(MODEL)
     shutil.rmtree(project.path / MODEL)
 
-    project.set(compute__shards=URI, compute__read__cache=".cache/of one rank")
+    project.set(compute__shards=URI, compute__cache=".cache/of one rank")
     cache, entries = project.path / ".cache/of one rank", used(manifest)
     server.log.write_text("")
     training = project.start(*TRAIN, env=server.environment)

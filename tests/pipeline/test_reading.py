@@ -55,10 +55,9 @@ def test_places_are_the_same_from_any_working_directory(
     make_compute: Callable[..., ComputeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plain = Reading.of(Path("data/shards"), make_compute(read=ReadConfig(cache="c", timeout_s=3.0)))
-    assert plain == Reading(
-        shards=tmp_path / "data/shards", read=ReadConfig(cache=str(tmp_path / "c"), timeout_s=3.0), device_cache="auto"
-    )
+    plain = Reading.of(Path("data/shards"), make_compute(cache="c", remote_timeout_s=3.0))
+    read = ReadConfig(cache=str(tmp_path / "c"), remote_timeout_s=3.0)
+    assert plain == Reading(shards=tmp_path / "data/shards", read=read, device_cache="auto")
     (tmp_path / "far/shards").mkdir(parents=True)
     (tmp_path / "far/shards/manifest.json").touch()
     assert Reading.of(Path("data/shards"), make_compute(shards="far/shards")).shards == tmp_path / "far/shards"
@@ -70,7 +69,7 @@ def test_a_machine_without_the_shards_asks_the_place_that_has_them(
     shards: Path, tmp_path: Path, make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig]
 ) -> None:
     here = make_run()
-    compute = make_compute(shards=f"file://{shards}", read=ReadConfig(cache=str(tmp_path / "cache")))
+    compute = make_compute(shards=f"file://{shards}", cache=str(tmp_path / "cache"))
     there = TrainRun.of(here.model, here.train, tmp_path / "none", compute)
     assert (there.data, there.name) == (here.data, here.name)
     with pytest.raises(UserError, match=r"none/manifest.json: no such file"):

@@ -197,12 +197,12 @@ def test_an_entry_above_the_limit_is_kept_alone(
     large = cache(tmp_path, 350).get(*entry("large", 400))
     assert [path.exists() for path in (*paths, large)] == [False, False, False, True]
     said = capsys.readouterr().err
-    assert f"{large}: 400 bytes, more than all of compute.read.cache_bytes (350); kept alone\n" == said
+    assert f"{large}: 400 bytes, more than all of compute.cache_bytes (350); kept alone\n" == said
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"^compute.read.cache: .*/file/cache: Not a directory; make it a folder"):
+    with pytest.raises(UserError, match=r"^compute.cache: .*/file/cache: Not a directory; make it a folder"):
         cache(tmp_path / "file" / "cache").get(NAME, write, CONTENT)
 
 
@@ -211,6 +211,6 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         to.write_bytes(b"part")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError, match=r"^compute.read.cache: .*: the disk is full; free .* compute.read.cache_bytes"):
+    with pytest.raises(UserError, match=r"^compute.cache: .*: the disk is full; free .* compute.cache_bytes"):
         cache(tmp_path).get(NAME, make, CONTENT)
     assert not list(tmp_path.glob(".*"))

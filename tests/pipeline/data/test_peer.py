@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 
 @pytest.fixture
 def read(tmp_path: Path) -> ReadConfig:
-    return ReadConfig(cache=str(tmp_path / "cache"), timeout_s=2)
+    return ReadConfig(cache=str(tmp_path / "cache"), remote_timeout_s=2)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 @pytest.fixture
 def read(tmp_path: Path) -> ReadConfig:
-    return ReadConfig(cache=str(tmp_path / "cache"), timeout_s=2)
+    return ReadConfig(cache=str(tmp_path / "cache"), remote_timeout_s=2)
 
 
 @pytest.mark.parametrize("name", ["shards", "png"])
@@ -115,7 +115,7 @@ def test_a_store_may_be_used_after_a_fork(server: Server, read: ReadConfig) -> N
 def test_reading_goes_on_when_the_server_is_back(
     server: Server, read: ReadConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = open_store(URI, ReadConfig(cache=read.cache, timeout_s=30))
+    store = open_store(URI, ReadConfig(cache=read.cache, remote_timeout_s=30))
     first, second, third = store.manifest.shards[:3]
     store.raw(first)
     server.stop()
@@ -149,7 +149,7 @@ def test_a_server_that_accepts_and_says_nothing_is_an_error_in_time(
         for uri, reason in ((URI, "Read timeout"), (f"{address}/shards", "it timed out")):
             start = time.monotonic()
             with pytest.raises(UserError, match=rf"no answer for 1 s \({reason}"):
-                open_store(uri, ReadConfig(cache=read.cache, timeout_s=1))
+                open_store(uri, ReadConfig(cache=read.cache, remote_timeout_s=1))
             assert time.monotonic() - start < 5
 
 

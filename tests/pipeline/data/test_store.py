@@ -30,7 +30,7 @@ def shards(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[..., ReadConfig]:
     def make(verify: Mode = "once") -> ReadConfig:
-        return ReadConfig(cache=str(tmp_path / "cache"), verify=verify, timeout_s=2)
+        return ReadConfig(cache=str(tmp_path / "cache"), verify=verify, remote_timeout_s=2)
 
     return make
 
@@ -171,7 +171,7 @@ def test_local_shards_need_no_cache(shards: Path, config: Callable[..., ReadConf
     store.raw(store.manifest.shards[0])
     away = open_store(f"file://{shards}", config())
     away.check_split("train")
-    with pytest.raises(UserError, match=r"compute.read.cache: .*/cache: .*; make it a folder that this user may write"):
+    with pytest.raises(UserError, match=r"compute.cache: .*/cache: .*; make it a folder that this user may write"):
         away.raw(away.manifest.shards[0])
 
 

@@ -37,7 +37,7 @@ def shards(written: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path) -> ReadConfig:
-    return ReadConfig(cache=str(tmp_path / "cache"), timeout_s=2)
+    return ReadConfig(cache=str(tmp_path / "cache"), remote_timeout_s=2)
 
 
 def cut(at: int) -> Callable[[Path], object]:
@@ -213,7 +213,7 @@ def test_a_damaged_shard_elsewhere_is_told_with_its_rows(shards: Path, config: R
 
 def test_what_comes_to_be_checked_needs_a_folder(shards: Path, config: ReadConfig) -> None:
     Path(config.cache).touch()
-    with pytest.raises(UserError, match=r"^compute.read.cache: \S+/cache: File exists; set it to a folder with room"):
+    with pytest.raises(UserError, match=r"^compute.cache: \S+/cache: File exists; set it to a folder with room"):
         verify(f"file://{shards}", config)
 
 
