@@ -261,7 +261,6 @@ def test_the_walk_finds_every_configuration_class() -> None:
         "Params",
         "PublishedSource",
         "Columns",
-        "ReadConfig",
         "SearchConfig",
         "VAEConfig",
         "VQVAEConfig",
