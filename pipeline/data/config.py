@@ -18,7 +18,7 @@ class Columns(Strict):
         embedding: lists of numbers, all of one length.
         id: unique names; null: made from the place of the row.
         group: rows of one group are never divided over two splits.
-        split: train or test, where the publisher has fixed it.
+        split: train or test, where the publisher has fixed it; null: as the names of files or folders tell it.
     """
 
     label: str | None = None
@@ -45,7 +45,8 @@ class ImageFolderSource(Strict):
     """Image files below a folder.
 
     Attributes:
-        labels: folders: the first folder below `path` is the class; table: `columns.label` of the table; none.
+        labels: folders: the first folder below `path` is the class, or where these are called train, val and test, the
+            second; table: `columns.label` of the table; none.
         table: CSV or Parquet with a row an image; its column `file` holds the image's path below `path`.
         columns: of the table.
     """
@@ -64,7 +65,7 @@ class ImageFolderSource(Strict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParquetSource(Strict):
-    """Parquet files: one, a folder of them, or a pattern.
+    """Parquet files: one, a folder of them, or a pattern; train-00000-of-00002.parquet tells the split of its rows.
 
     Attributes:
         image: column of image files as bytes, of {bytes, path} as Hugging Face writes them, or of fixed-size arrays.
@@ -113,7 +114,7 @@ class NumpySource(Strict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WebDatasetSource(Strict):
-    """Foreign tars: a folder of them, or a pattern.
+    """Foreign tars: a folder of them, or a pattern; train-000000.tar tells the split of its samples.
 
     Attributes:
         image: extensions that hold the image, the first one found counts.

@@ -1,8 +1,8 @@
 """What every source of images offers: a few facts, and partitions that give its rows as Arrow record batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.data.shape import Shape
-from pipeline.errors import UserError
 
 ROWS = pa.schema(
     {
@@ -31,7 +30,6 @@ PARTITION_BYTES = 64 * 1024**2  # of images in a partition, about
 PARTITION_ROWS = 16_384
 BATCH_BYTES = 16 * 1024**2  # of images in a record batch, about
 BATCH_ROWS = 8192
-MAX_CLASSES = 100_000
 
 
 class Partition(Protocol):
@@ -58,6 +56,7 @@ class Partition(Protocol):
             image_size            its array has not the shape that the source says
             pixel_range           its pixels are not numbers from 0 to 1
             undecodable           its .npy holds no image
+            unsupported_format    its file is of an image format that Pillow does not read here
             unreadable            its file vanished, may not be read, or is a pipe or device
             too_many_bytes        its file is longer than the limit
             symlink               its file is a link, which is not followed
@@ -140,75 +139,6 @@ def binary(images: NDArray[np.uint8]) -> pa.Array:
     offsets = np.arange(len(images) + 1, dtype=np.int32) * size
     buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(np.ascontiguousarray(images))]
     return pa.BinaryArray.from_buffers(pa.binary(), len(images), buffers)
-
-
-def class_names(distinct: Iterable[Any], given: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
-    """Names of the classes: as `given`, else from the distinct labels: texts in order, or "0" to the largest number.
-
-    Args:
-        where: what holds the labels, for the message.
-
-    Raises:
-        UserError: there are too many, numbers and texts are mixed, or the largest number cannot be a class.
-    """
-    if given is not None:
-        return given
-    values = [value for value in distinct if value is not None]
-    if not values:
-        return ()
-    if len(values) > MAX_CLASSES:
-        raise UserError(
-            f"{where}: expected at most {MAX_CLASSES:,} classes, found more distinct labels. Name what holds the "
-            "classes, or set it to null"
-        )
-    if all(isinstance(value, str) for value in values):
-        return tuple(sorted(set(values)))
-    numbers = [_whole(value) for value in values]
-    largest = max((number for number in numbers if number is not None), default=-1)
-    if any(isinstance(value, str) for value in values) or not 0 <= largest < MAX_CLASSES:
-        raise UserError(
-            f"{where}: expected class names, or whole numbers from 0 to below {MAX_CLASSES:,}; found such as "
-            f"{', '.join(repr(value) for value in sorted(values, key=repr)[:4])}. Correct the labels, or name the "
-            "classes in data.classes"
-        )
-    return tuple(str(number) for number in range(largest + 1))
-
-
-class LabelCodes(NamedTuple):
-    """Labels as numbers.
-
-    Attributes:
-        labels: int64 or None a row; whether a number is in range is for the quarantine to say.
-        errors: "label_unknown" or None a row.
-        details: of the errors.
-    """
-
-    labels: list[int | None]
-    errors: list[str | None]
-    details: list[str | None]
-
-
-def encode_labels(values: Iterable[Any], classes: tuple[str, ...]) -> LabelCodes:
-    """Numbers stay; a text becomes the place of the class of that name; null stays null."""
-    code = {name: number for number, name in enumerate(classes)}
-    out = LabelCodes([], [], [])
-    for value in values:
-        label = code.get(value) if isinstance(value, str) else _whole(value)
-        unknown = label is None and value is not None and value == value  # NaN is how tables write a missing number
-        out.labels.append(label)
-        out.errors.append("label_unknown" if unknown else None)
-        out.details.append(f"expected a class, found {str(value)[:80]!r}" if unknown else None)
-    return out
-
-
-def _whole(value: Any) -> int | None:
-    if value is None or isinstance(value, str):
-        return None
-    try:
-        number = int(value)
-    except (ValueError, OverflowError, TypeError):
-        return None
-    return number if number == value and abs(number) < 2**62 else None
 
 
 @dataclass(frozen=True, slots=True)

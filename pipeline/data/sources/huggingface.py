@@ -20,7 +20,7 @@ from pipeline.data.sources.base import BATCH_ROWS, Source
 from pipeline.data.sources.columns import sound, whole
 from pipeline.data.sources.image_columns import check_encoded, encoded, encoded_lengths, runs
 from pipeline.data.sources.paths import check_file, shown
-from pipeline.data.sources.tables import SPLITS
+from pipeline.data.sources.splits import SPLITS
 from pipeline.errors import UserError
 
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -42,13 +42,13 @@ def open_huggingface(config: HuggingFaceSource, classes: tuple[str, ...] | None)
     for file in arrows:
         tables.check_alike(file.schema, file.name, first.schema, first.name, tables.used(columns, config.image))
         tables.check_names(file.names(columns.label), file.name, first.names(columns.label), first.name)
-    scan = _Scan(tuple(file.path for file in arrows))
+    if not any(batch.num_rows for file in arrows for batch in _stream(file.where, file.path, (config.image,))):
+        raise UserError(f"data.source.path: {root}: no rows in it. Save a data set that has some")
+    scan = _Scan(tuple(arrows))
     meaning = tables.learn(columns, classes, first.schema, scan, config.path, first.names(columns.label))
     official = meaning.official if columns.split is not None else _official(root, splits)
     fixed = {split: SPLITS[split] for split in splits if official and columns.split is None}
     partitions = tuple(part for split in splits for part in _parts(arrows, split, fixed, config.image, meaning))
-    if not partitions:
-        raise UserError(f"data.source.path: {root}: expected rows, found none. Save a data set that has some")
     return Source(
         name=shown(root.resolve().name) or "huggingface",
         partitions=partitions,
@@ -56,16 +56,23 @@ def open_huggingface(config: HuggingFaceSource, classes: tuple[str, ...] | None)
         classes=meaning.classes,
         attributes=columns.attributes,
         embedding=meaning.embedding,
-        digests={file.name: _digest(file.path) for file in arrows},
+        digests={file.name: _digest(file) for file in arrows},
         official=official,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _ArrowFile:
-    """An Arrow stream of a split; `features` as dataset_info.json has them."""
+    """An Arrow stream of a split.
+
+    Attributes:
+        path: absolute, because another process reads it.
+        where: its path as the user gave it, for messages.
+        features: as dataset_info.json has them.
+    """
 
     path: Path
+    where: str
     name: str
     split: str
     schema: pa.Schema
@@ -79,11 +86,11 @@ class _ArrowFile:
 class _Scan:
     """Reads single columns of all files."""
 
-    paths: tuple[Path, ...]
+    files: tuple["_ArrowFile", ...]
 
     def __call__(self, column: str) -> Iterator[pa.Array]:
-        for path in self.paths:
-            for batch in _stream(path, (column,)):
+        for file in self.files:
+            for batch in _stream(file.where, file.path, (column,)):
                 yield batch.column(column)
 
 
@@ -92,6 +99,7 @@ class ArrowPart:
     """Some record batches of one file.
 
     Attributes:
+        where: the file as the user gave it, for messages.
         name: of the file.
         prefix: of the ids, before the row's number in its split.
         split: of every row, where the publisher fixed it.
@@ -100,6 +108,7 @@ class ArrowPart:
     """
 
     path: str
+    where: str
     name: str
     prefix: str
     split: str | None
@@ -112,15 +121,16 @@ class ArrowPart:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         row = self.first_row
-        for batch in _stream(Path(self.path), tables.used(self.meaning.columns, self.image), self.first, self.stop):
+        columns = tables.used(self.meaning.columns, self.image)
+        for batch in _stream(self.where, Path(self.path), columns, self.first, self.stop):
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield from self._rows(batch.slice(start, BATCH_ROWS), row + start)
             row += batch.num_rows
         if row - self.first_row != self.rows:
-            raise UserError(f"{self.path}: expected {self.rows:,} rows, found {row - self.first_row:,}. Start again")
+            raise UserError(f"{self.where}: expected {self.rows:,} rows, found {row - self.first_row:,}. Start again")
 
     def _rows(self, batch: pa.RecordBatch, row: int) -> Iterator[pa.RecordBatch]:
-        with whole(self.path, "an Arrow stream"):
+        with whole(self.where, "an Arrow stream"):
             for start, stop in runs(encoded_lengths(batch.column(self.image))):
                 part = batch.slice(start, stop - start)
                 ids = (f"{self.prefix}:{number}" for number in range(row + start, row + stop))
@@ -180,7 +190,7 @@ def _files(root: Path, folder: Path, split: str) -> list[_ArrowFile]:
     for path in paths:
         check_file(path, root)
     return [
-        _ArrowFile(path.absolute(), shown(path.relative_to(root).as_posix()), split, _schema(path), features)
+        _ArrowFile(path.absolute(), str(path), shown(path.relative_to(root).as_posix()), split, _schema(path), features)
         for path in paths
     ]
 
@@ -209,9 +219,11 @@ def _schema(path: Path) -> pa.Schema:
         return schema
 
 
-def _stream(path: Path, columns: tuple[str, ...], first: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
+def _stream(
+    where: str, path: Path, columns: tuple[str, ...], first: int = 0, stop: int | None = None
+) -> Iterator[pa.RecordBatch]:
     """Record batches `first` to `stop` that share the memory of the mapped file; with these columns."""
-    with whole(path, "an Arrow stream"), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+    with whole(where, "an Arrow stream"), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
         for batch in islice(stream, first, stop):
             yield sound(batch.select([*columns]))
         if stop is None and file.tell() != file.size():  # eight damaged bytes can look like the end
@@ -226,18 +238,19 @@ def _parts(
     for file in arrows:
         if file.split != split:
             continue
-        counts = [(batch.num_rows, batch.column(image).nbytes) for batch in _stream(file.path, (image,))]
+        counts = [(batch.num_rows, batch.column(image).nbytes) for batch in _stream(file.where, file.path, (image,))]
         for first, stop in tables.together(counts):
             rows = sum(count for count, _ in counts[first:stop])
-            yield ArrowPart(str(file.path), file.name, split, fixed.get(split), first, stop, row, rows, image, meaning)
+            place = (str(file.path), file.where, file.name)
+            yield ArrowPart(*place, split, fixed.get(split), first, stop, row, rows, image, meaning)
             row += rows
 
 
-def _digest(path: Path) -> str:
+def _digest(file: _ArrowFile) -> str:
     """sha256 of the file's length and of both its ends."""
-    with whole(path, "an Arrow stream"), path.open("rb") as file:
-        size = path.stat().st_size
-        digest = hashlib.sha256(size.to_bytes(8, "little") + file.read(SAMPLE_BYTES))
-        file.seek(max(size - SAMPLE_BYTES, 0))
-        digest.update(file.read())
+    with whole(file.where, "an Arrow stream"), file.path.open("rb") as stream:
+        size = file.path.stat().st_size
+        digest = hashlib.sha256(size.to_bytes(8, "little") + stream.read(SAMPLE_BYTES))
+        stream.seek(max(size - SAMPLE_BYTES, 0))
+        digest.update(stream.read())
         return digest.hexdigest()

@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from pipeline import progress
 from pipeline.data.config import ImageFolderSource
-from pipeline.data.sources.base import BATCH_BYTES, Source, encode_labels, first_faults, record_batch
+from pipeline.data.sources.base import BATCH_BYTES, Source, first_faults, record_batch
+from pipeline.data.sources.image_layout import Layout, folder_classes, folder_layout
 from pipeline.data.sources.image_listing import Found, list_images
 from pipeline.data.sources.image_table import Table, read_table
+from pipeline.data.sources.labels import encode_labels
 from pipeline.data.sources.paths import shown
 from pipeline.errors import UserError
 from pipeline.files import sha256
@@ -29,21 +31,23 @@ def open_image_folder(config: ImageFolderSource, classes: tuple[str, ...] | None
         max_bytes: a file that is longer is not read.
 
     Raises:
-        UserError: there is no such folder, no image in it, no class folder where there should be, or the table is not
-            what `config` says.
+        UserError: there is no such folder, no image in it, no class folder where there should be one,
+            or the table is not what `config` says.
     """
     _check(config)
     listing = list_images(Path(config.path), config.table)
-    if all(found.error for found in listing.found.values()):
-        others = f"; {listing.others}" if listing.others else ""
+    if (instead := listing.nothing()) is not None:
+        others = f"; {instead}" if instead else ""
         raise UserError(f"data.source.path: {config.path}: expected image files in it, found none{others}")
     if listing.others:
         progress.say(f"{config.path}: {listing.others}")
     table = None
     if config.table is not None:
         table = read_table(Path(config.table), config, classes, listing.found)
-    found, names = _with_rows_of(table, listing.found), _folders(config, listing.found, classes)
-    facts = _facts(found, table, names, config)
+    layout = folder_layout(config, listing.found)
+    names = folder_classes(config, layout, listing.found, classes)
+    found = _with_rows_of(table, listing.found)
+    facts = _facts(found, table, names, layout, config)
     return Source(
         name=shown(Path(config.path).resolve().name) or "images",
         partitions=tuple(_partitions(found, facts, os.path.abspath(config.path), max_bytes)),
@@ -52,7 +56,7 @@ def open_image_folder(config: ImageFolderSource, classes: tuple[str, ...] | None
         attributes=config.columns.attributes,
         embedding=table.meaning.embedding if table else 0,
         digests=_digests(listing.found, config.table),
-        official=table.meaning.official if table else (),
+        official=table.meaning.official if table and config.columns.split else layout.official,
     )
 
 
@@ -131,19 +135,6 @@ def _check(config: ImageFolderSource) -> None:
         raise UserError(f"data.source.table: {config.table}: no such file{hint}")
 
 
-def _folders(config: ImageFolderSource, found: dict[str, Found], given: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The classes, where folders name them."""
-    if config.labels != "folders":
-        return ()
-    there = {name.split("/")[0] for name, each in found.items() if "/" in name and each.error is None}
-    if not there:
-        raise UserError(
-            f"data.source.labels: folders, but {config.path} has no subfolders with images. Put each class into a "
-            "folder of its own, or set data.source.labels to none"
-        )
-    return given if given is not None else tuple(sorted(there))
-
-
 def _with_rows_of(table: Table | None, found: dict[str, Found]) -> list[tuple[str, Found]]:
     """Files and what the table alone names, in the order of names, each with its row of the table."""
     if table is None:
@@ -162,7 +153,11 @@ def _with_rows_of(table: Table | None, found: dict[str, Found]) -> list[tuple[st
 
 
 def _facts(
-    found: list[tuple[str, Found]], table: Table | None, folders: tuple[str, ...], config: ImageFolderSource
+    found: list[tuple[str, Found]],
+    table: Table | None,
+    classes: tuple[str, ...],
+    layout: Layout,
+    config: ImageFolderSource,
 ) -> pa.RecordBatch:
     """All columns but the image, a row for each of `found`."""
     names = pa.array([name for name, _ in found], pa.string())
@@ -174,9 +169,11 @@ def _facts(
         values["id"] = pc.if_else(places.is_null(), names, values["id"]) if "id" in values else names
         if "error" in values:
             faults.append((values["error"], values["detail"]))
+    if layout.official and config.columns.split is None:
+        values["split"] = [layout.split(name) for name, _ in found]
     if config.labels == "folders":
-        of_folders = [name.split("/")[0] if "/" in name else None for name, _ in found]
-        codes = encode_labels(of_folders, folders)
+        of_folders = [layout.label(name) for name, _ in found]
+        codes = encode_labels(of_folders, classes)
         values["label"] = codes.labels
         beside = ("label_missing", "expected the image in the folder of its class, found it beside them")
         faults.append(tuple(zip(*(beside if each is None else (None, None) for each in of_folders), strict=True)))

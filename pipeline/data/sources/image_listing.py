@@ -2,11 +2,16 @@
 
 import os
 import stat
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.sources.paths import distinct, leads_out, shown
 from pipeline.errors import UserError
+
+_OTHER_FORMATS = {f".{name}" for name in "heic heif avif jxl dng cr2 cr3 nef arw svg psd raw".split()}
+_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+_KINDS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,14 @@ class Listing:
     found: dict[str, Found]
     others: str | None
 
+    def nothing(self) -> str | None:
+        """What is there where no image can be used; None: some can."""
+        if not all(found.error for found in self.found.values()):
+            return None
+        formats = [found.name for found in self.found.values() if found.error == "unsupported_format"]
+        text = f"{len(formats):,} images to convert to JPEG or PNG ({_kinds(formats)})" if formats else None
+        return "; ".join(text for text in (text, self.others) if text) or ""
+
 
 def list_images(folder: Path, table: str | None) -> Listing:
     """Images below `folder`, but for the `table`; hidden files and folders are not looked at.
@@ -53,12 +66,56 @@ def list_images(folder: Path, table: str | None) -> Listing:
                     waiting.append(f"{name}/")
                 elif leads_out(entry.path, folder):
                     found[name] = Found(name, 0, "symlink", "a link to a folder elsewhere is not followed")
-            elif os.path.splitext(entry.name)[1].lower() in extensions:
+            elif (extension := _extension(name)) in extensions:
                 found[name] = _image(entry, name, folder)
-            elif table is None or not os.path.exists(entry.path) or not os.path.samefile(entry.path, table):
+            elif table is not None and os.path.exists(entry.path) and os.path.samefile(entry.path, table):
+                continue
+            elif not extension and _begins_as_image(entry, folder):
+                found[name] = _image(entry, name, folder)
+            elif extension in _OTHER_FORMATS:
+                found[name] = _unsupported(_image(entry, name, folder), extension)
+            else:
                 others.append(name)
-    text = f"{len(others):,} files that are no images were passed over, such as {shown(min(others, default=''))}"
-    return Listing({text: found[name] for text, name in distinct(found).items()}, text if others else None)
+    return Listing({text: found[name] for text, name in distinct(found).items()}, _passed_over(others))
+
+
+def _passed_over(names: list[str]) -> str | None:
+    if not names:
+        return None
+    are, they = ("file is no image", "it is") if len(names) == 1 else ("files are no images", "they are")
+    return f"{len(names):,} {are} that Pillow reads: {_kinds(names)}; {they} not counted"
+
+
+def _kinds(names: list[str]) -> str:
+    """Extensions with their numbers of files, the most frequent first."""
+    counts = sorted(Counter(_extension(name) for name in names).items(), key=lambda item: (-item[1], item[0]))
+    texts = [f"{count:,} {shown(extension) or 'without extension'}" for extension, count in counts[:_KINDS_SHOWN]]
+    rest = sum(count for _, count in counts[_KINDS_SHOWN:])
+    return ", ".join([*texts, *([f"{rest:,} others"] if rest else [])])
+
+
+def _extension(name: str) -> str:
+    """In lower case with its dot; empty: it has none."""
+    return os.path.splitext(name)[1].lower().rstrip(".")
+
+
+def _begins_as_image(entry: os.DirEntry[str], folder: Path) -> bool:
+    try:
+        if leads_out(entry.path, folder) or not entry.is_file():
+            return False
+        with open(entry.path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    is_webp, is_bmp = start[:4] == b"RIFF" and start[8:12] == b"WEBP", start[:2] == b"BM" and start[6:10] == bytes(4)
+    return start.startswith(_MAGIC) or is_webp or is_bmp
+
+
+def _unsupported(found: Found, extension: str) -> Found:
+    if found.error is not None:
+        return found
+    detail = f"expected a format that Pillow reads here, found {extension[1:].upper()}; convert it to JPEG or PNG"
+    return replace(found, error="unsupported_format", detail=detail)
 
 
 def _extensions() -> set[str]:

@@ -1,7 +1,7 @@
 """The table beside a folder of images: CSV or Parquet, with a row for each image."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from pyarrow import csv, parquet
 from pipeline.data.config import ImageFolderSource
 from pipeline.data.sources import tables
 from pipeline.data.sources.columns import is_text, missing, plain_type, sound, whole
+from pipeline.data.sources.labels import nfc
 from pipeline.data.sources.paths import shown
 from pipeline.errors import UserError
 
@@ -91,7 +92,8 @@ def _read_csv(path: Path, config: ImageFolderSource, classes: tuple[str, ...] | 
         "strings_can_be_null": True,
     }
     parse = csv.ParseOptions(newlines_in_values=True)
-    with whole(path, "CSV in UTF-8"):
+    with whole(path, "CSV"):
+        _check_utf8(path)
         names = csv.open_csv(path, parse_options=parse, convert_options=csv.ConvertOptions(**convert)).schema
         _check_columns(names, config, path)
         options = csv.ConvertOptions(**convert, include_columns=tables.used(config.columns, FILE))
@@ -101,6 +103,19 @@ def _read_csv(path: Path, config: ImageFolderSource, classes: tuple[str, ...] | 
         return rows
     place = rows.schema.get_field_index(given.label)
     return rows.set_column(place, given.label, _numbers_if_all(rows.column(given.label), classes))
+
+
+def _check_utf8(path: Path) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                found = line[error.start : error.start + 1].hex()
+                raise UserError(
+                    f"data.source.table: {path}: expected UTF-8, found the byte 0x{found} in line {number:,}; "
+                    "save it as UTF-8"
+                ) from None
 
 
 def _numbers_if_all(labels: pa.ChunkedArray, classes: tuple[str, ...] | None) -> pa.ChunkedArray:
@@ -115,9 +130,10 @@ def _numbers_if_all(labels: pa.ChunkedArray, classes: tuple[str, ...] | None) ->
 
 def _places(files: Sequence[str | None], found: Collection[str], path: Path) -> dict[str, int]:
     """Name of each file -> its row in the table; a row without a name is under its number."""
+    spelled = {nfc(name): name for name in found} | {name: name for name in found}
     places: dict[str, int] = {}
     for row, value in enumerate(files):
-        name = f"{shown(path.name)}:{row}" if value is None else _normal(value, found)
+        name = f"{shown(path.name)}:{row}" if value is None else _normal(value, spelled)
         if name in places:
             raise UserError(
                 f"data.source.table: {path}: {name!r} is in the rows {places[name] + 1:,} and {row + 1:,}. "
@@ -127,9 +143,8 @@ def _places(files: Sequence[str | None], found: Collection[str], path: Path) -> 
     return places
 
 
-def _normal(name: str, found: Collection[str]) -> str:
-    """A path below the folder as the listing has it."""
+def _normal(name: str, spelled: Mapping[str, str]) -> str:
+    """A path below the folder as the listing has it; letters with accents may be composed otherwise."""
     name = shown(name)
-    if name in found:
-        return name
-    return re.sub(r"^(\./)+", "", name.replace("\\", "/"))
+    path = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
+    return next((spelled[text] for text in (name, path, nfc(name), nfc(path)) if text in spelled), path)

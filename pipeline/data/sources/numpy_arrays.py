@@ -22,11 +22,10 @@ from pipeline.data.sources.base import (
     Partition,
     Source,
     binary,
-    class_names,
-    encode_labels,
     first_faults,
     record_batch,
 )
+from pipeline.data.sources.labels import class_names, encode_labels
 from pipeline.data.sources.npy import Array, open_array, unpack_npz
 from pipeline.data.sources.paths import shown
 from pipeline.errors import UserError
@@ -137,7 +136,11 @@ def _classes(labels: Array | None, given: tuple[str, ...] | None) -> tuple[str, 
     if labels is None:
         return ()
     _check(labels, _WHOLE + _TEXT, "integers or text", 1)
-    return given if given is not None else class_names(_plain(np.unique(labels.map()), labels), None, labels.where)
+    if given is not None:
+        return given
+    values, counts = np.unique(labels.map(), return_counts=True)
+    found = dict(zip(_plain(values, labels), counts.tolist(), strict=True))
+    return class_names(found, None, labels.where, "name an array of such numbers as data.source.attributes instead")
 
 
 def _plain(values: NDArray[Any], array: Array) -> list[Any]:

@@ -18,6 +18,7 @@ from pipeline.data.sources.base import BATCH_BYTES, BATCH_ROWS, Source
 from pipeline.data.sources.columns import sound, whole
 from pipeline.data.sources.image_columns import check_images, encoded_lengths, images_of, runs
 from pipeline.data.sources.paths import find_files
+from pipeline.data.sources.splits import HUB_FILE, official, splits_of_files
 from pipeline.errors import UserError
 
 ENCODED_ROWS = 256  # at once: equal images are stored once, so the file does not say how long they are when decoded
@@ -46,11 +47,12 @@ def open_parquet(config: ParquetSource, classes: tuple[str, ...] | None) -> Sour
     for name, file in files.items():
         tables.check_alike(file.schema, name, schema, first, used)
         tables.check_names(_label_names(file.schema, label), name, names, first)
+    if not any(file.metadata.num_rows for file in files.values()):
+        raise UserError(f"data.source.path: {config.path}: no rows in {len(files):,} Parquet files; name others")
     meaning = tables.learn(config.columns, classes, schema, _Scan(tuple(files.values())), config.path, names)
+    splits = splits_of_files(files, HUB_FILE, config.path) if config.columns.split is None else {}
     reading = _Reading(config.image, shape, used, meaning)
-    partitions = tuple(part for name, file in files.items() for part in _cut(name, file, reading))
-    if not partitions:
-        raise UserError(f"data.source.path: {config.path}: expected rows, found none in {len(files):,} Parquet files")
+    partitions = tuple(part for name, file in files.items() for part in _cut(name, file, splits.get(name), reading))
     return Source(
         name=title,
         partitions=partitions,
@@ -58,8 +60,8 @@ def open_parquet(config: ParquetSource, classes: tuple[str, ...] | None) -> Sour
         classes=meaning.classes,
         attributes=config.columns.attributes,
         embedding=meaning.embedding,
-        digests={name: _footer_digest(Path(file.path)) for name, file in files.items()},
-        official=meaning.official,
+        digests={name: _footer_digest(found[name]) for name, file in files.items()},
+        official=meaning.official or official(splits.values()),
     )
 
 
@@ -75,7 +77,10 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    """`path` is absolute; `where` is the path as the user gave it, for messages."""
+
     path: str
+    where: str
     metadata: pq.FileMetaData
     schema: pa.Schema
 
@@ -88,7 +93,7 @@ class _Scan:
 
     def __call__(self, column: str) -> Iterator[pa.Array]:
         for file in self.files:
-            with whole(file.path, "Parquet"), _opened(file.path) as parquet:
+            with whole(file.where, "Parquet"), _opened(file.path) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS, columns=[column]):
                     yield sound(batch).column(column)
 
@@ -98,13 +103,17 @@ class ParquetPart:
     """Some whole row groups of one file.
 
     Attributes:
+        where: the file as the user gave it, for messages.
         name: of the file, in ids.
+        split: of every row, where the names of the files tell it.
         first_row: number in the file of the first row.
         batch_rows: how many rows may be decoded at once.
     """
 
     path: str
+    where: str
     name: str
+    split: str | None
     groups: tuple[int, ...]
     first_row: int
     rows: int
@@ -113,19 +122,19 @@ class ParquetPart:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         row, reading = self.first_row, self.reading
-        with whole(self.path, "Parquet"), _opened(self.path) as file:
+        with whole(self.where, "Parquet"), _opened(self.path) as file:
             if max(self.groups) >= file.num_row_groups:
-                raise UserError(f"{self.path}: changed while it was read. Start again")
+                raise UserError(f"{self.where}: changed while it was read. Start again")
             for batch in file.iter_batches(self.batch_rows, row_groups=[*self.groups], columns=[*reading.used]):
                 sound(batch)
                 for start, stop in runs(_lengths(batch.column(reading.image), reading.shape)):
                     part = batch.slice(start, stop - start)
                     images = images_of(part.column(reading.image), reading.shape)
                     ids = (f"{self.name}:{number}" for number in range(row + start, row + stop))
-                    yield tables.row_batch(part, images, reading.meaning, ids, source=self.name)
+                    yield tables.row_batch(part, images, reading.meaning, ids, source=self.name, split=self.split)
                 row += batch.num_rows
         if row - self.first_row != self.rows:
-            raise UserError(f"{self.path}: expected {self.rows:,} rows, found {row - self.first_row:,}. Start again")
+            raise UserError(f"{self.where}: expected {self.rows:,} rows, found {row - self.first_row:,}. Start again")
 
 
 def _opened(path: str | Path) -> pq.ParquetFile:
@@ -138,7 +147,7 @@ def _inspect(path: Path) -> _File:
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         if sum(counts) != metadata.num_rows or min(counts, default=0) < 0:
             raise pa.ArrowInvalid("the numbers of rows in its footer contradict each other")
-        return _File(str(path), metadata, sound(file.schema_arrow))
+        return _File(str(path.absolute()), str(path), metadata, sound(file.schema_arrow))
 
 
 def _label_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:
@@ -150,7 +159,7 @@ def _label_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None
         return None
 
 
-def _cut(name: str, file: _File, reading: _Reading) -> Iterator[ParquetPart]:
+def _cut(name: str, file: _File, split: str | None, reading: _Reading) -> Iterator[ParquetPart]:
     """Whole row groups, together at most PARTITION_ROWS and PARTITION_BYTES; a larger group is alone."""
     counts = [_group_size(file.metadata.row_group(group), reading) for group in range(file.metadata.num_row_groups)]
     batch_rows = _batch_rows(counts, reading)
@@ -158,7 +167,8 @@ def _cut(name: str, file: _File, reading: _Reading) -> Iterator[ParquetPart]:
     for first, stop in tables.together(counts):
         rows = sum(count for count, _ in counts[first:stop])
         if rows:
-            yield ParquetPart(file.path, name, tuple(range(first, stop)), row, rows, batch_rows, reading)
+            groups = tuple(range(first, stop))
+            yield ParquetPart(file.path, file.where, name, split, groups, row, rows, batch_rows, reading)
         row += rows
 
 

@@ -38,7 +38,7 @@ def find_files(path: str, suffixes: tuple[str, ...], kind: str) -> tuple[str, di
         kind: what a message calls such files.
 
     Returns:
-        A name for all of them, and name -> absolute path of each, in the order of names.
+        A name for all of them, and name -> path of each, relative where `path` is, in the order of names.
 
     Raises:
         UserError: there are none, or one below a folder is not to be opened: see `check_file`.
@@ -60,7 +60,7 @@ def find_files(path: str, suffixes: tuple[str, ...], kind: str) -> tuple[str, di
         check_file(file, root if place.is_dir() else None)
     names = distinct(file.relative_to(root).as_posix() for file in found)
     own = place.stem if place.is_file() else root.resolve().name
-    return shown(own) or "data", {text: (root / name).absolute() for text, name in names.items()}
+    return shown(own) or "data", {text: root / name for text, name in names.items()}
 
 
 def check_file(path: Path, folder: Path | None = None) -> None:

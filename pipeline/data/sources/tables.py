@@ -1,5 +1,6 @@
 """Tables about images: what each column means, and its rows as rows of a source."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,11 +13,8 @@ from pyarrow import types
 from pipeline import progress
 from pipeline.data.config import Columns
 from pipeline.data.sources.base import (
-    MAX_CLASSES,
     PARTITION_BYTES,
     PARTITION_ROWS,
-    class_names,
-    encode_labels,
     first_faults,
     record_batch,
 )
@@ -32,10 +30,10 @@ from pipeline.data.sources.columns import (
     vectors,
 )
 from pipeline.data.sources.image_columns import Images
+from pipeline.data.sources.labels import MAX_CLASSES, check_whole, class_names, encode_labels, nfc
 from pipeline.data.sources.paths import shown
+from pipeline.data.sources.splits import official, split_of
 from pipeline.errors import UserError
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 Scan: TypeAlias = Callable[[str], Iterable[pa.Array]]  # name of a column -> its values, in chunks
 
@@ -109,7 +107,7 @@ def learn(
     """
     return Meaning(
         columns=columns,
-        classes=_classes(columns.label, classes if classes is not None else names, scan, where),
+        classes=_classes(columns.label, classes, names, scan, where),
         names=names or (),
         embedding=_length(columns.embedding, schema, scan, where),
         official=_official(columns.split, scan, where),
@@ -181,9 +179,8 @@ def feature_names(features: Any, column: str | None) -> tuple[str, ...] | None:
     """Class names of a `ClassLabel` column in the features that Hugging Face writes; None: it has none."""
     feature = features.get(column) if isinstance(features, Mapping) and column is not None else None
     names = feature.get("names") if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel" else None
-    if not isinstance(names, list) or not 0 < len(set(map(str, names))) == len(names):
-        return None
-    return tuple(shown(str(name)) for name in names)
+    spelled = tuple(nfc(shown(str(name))) for name in names) if isinstance(names, list) else ()
+    return spelled if 0 < len(set(spelled)) == len(spelled) else None
 
 
 def together(counts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -208,21 +205,36 @@ def row_batch(
     return record_batch(values.pop("id"), images.values, **values)
 
 
-def _classes(label: str | None, given: tuple[str, ...] | None, scan: Scan, where: str) -> tuple[str, ...]:
+def _classes(
+    label: str | None, given: tuple[str, ...] | None, names: tuple[str, ...] | None, scan: Scan, where: str
+) -> tuple[str, ...]:
     if label is None:
         return ()
-    if given is not None:
-        return given
+    if names is not None:
+        return given if given is not None else names
     place = f"data.source.columns.label: {where}, column {label!r}"
-    distinct: set[Any] = set()
-    for chunk in scan(label):
-        distinct.update(value for value in plain(chunk).unique().to_pylist() if value is not None and value == value)
-        if len(distinct) > MAX_CLASSES:  # already an error, before they fill the memory
-            break
-    found = class_names(distinct, None, place)
+    counts = _counts(scan(label))
+    if given is not None:
+        if counts.keys().isdisjoint(given):  # else a row of another label would be put aside alone
+            check_whole(counts, place)
+        return given
+    found = class_names(counts, None, place)
     if not found:
         raise UserError(f"{place}: expected labels, found none in any row. Name another column, or set it to null")
     return found
+
+
+def _counts(chunks: Iterable[pa.Array]) -> Counter[Any]:
+    """How often each value is there, but for null and NaN."""
+    counts: Counter[Any] = Counter()
+    for chunk in chunks:
+        values, numbers_of = plain(chunk).value_counts().flatten()
+        for value, count in zip(values.to_pylist(), numbers_of.to_pylist(), strict=True):
+            if value is not None and value == value:
+                counts[value] += count
+        if len(counts) > MAX_CLASSES:  # already an error, before they fill the memory
+            break
+    return counts
 
 
 def _length(name: str | None, schema: pa.Schema, scan: Scan, where: str) -> int:
@@ -253,12 +265,7 @@ def _official(name: str | None, scan: Scan, where: str) -> tuple[str, ...]:
                     f"{text!r}. Correct the column, or set data.source.columns.split to null"
                 )
             found.add(split_of(text) if text is not None else None)
-    if not {"train", "test"} <= found:
+    splits = official(split for split in found if split is not None)
+    if not splits:
         progress.say(f"{where}: column {name!r} does not have both train and test; the rows are split anew")
-        return ()
-    return tuple(split for split in ("train", "val", "test") if split in found)
-
-
-def split_of(text: str) -> str | None:
-    """Our name of a split; None: no split is called that."""
-    return SPLITS.get(text.strip().lower())
+    return splits

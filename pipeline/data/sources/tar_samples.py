@@ -134,6 +134,14 @@ class Reading:
             None if embedding is None else _embedding(embedding, contents, document),
         )
 
+    def attributes_in(self, content: bytes) -> set[str]:
+        """Those of the attributes that a .json names.
+
+        Raises:
+            BadSample: it holds no object.
+        """
+        return set(self.config.attributes) & _document(content).keys() if self.config.attributes else set()
+
 
 def extension_of(spec: str) -> str:
     return "json" if spec.startswith("json:") else spec.lower()

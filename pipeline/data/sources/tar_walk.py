@@ -56,10 +56,17 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tar:
-    """A tar, and its name below the folder of the source."""
+    """A tar.
+
+    Attributes:
+        name: below the folder of the source.
+        path: absolute, because another process reads it.
+        where: its path as the user gave it, for messages.
+    """
 
     name: str
     path: Path
+    where: str
 
     @contextmanager
     def opened(self) -> Iterator[Stream]:
@@ -74,13 +81,13 @@ class Tar:
                 with gzip.GzipFile(fileobj=file) as inflated:
                     yield inflated
         except Damaged as error:
-            raise UserError(f"{self.path}: {error}") from None
+            raise UserError(f"{self.where}: {error}") from None
         except tarfile.TarError as error:
-            raise UserError(f"{self.path}: not a whole tar ({error}); fetch it again") from None
+            raise UserError(f"{self.where}: not a whole tar ({error}); fetch it again") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{self.path}: damaged gzip data ({error}); fetch it again") from None
+            raise UserError(f"{self.where}: damaged gzip data ({error}); fetch it again") from None
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+            raise UserError(f"{self.where}: cannot be read: {error.strerror or error}") from None
 
 
 def walk(stream: Stream) -> Iterator[Member]:

@@ -35,7 +35,13 @@ def save(folder: Path, batches: list[list[dict[str, Any]]], names: list[str] | N
     """One file, written as `datasets` writes it (a test below compares them)."""
     folder.mkdir(parents=True, exist_ok=True)
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    known = {"image": image, "label": pa.int64(), "part": pa.string(), "clip": pa.list_(pa.float32())}
+    known = {
+        "score": pa.float64(),
+        "image": image,
+        "label": pa.int64(),
+        "part": pa.string(),
+        "clip": pa.list_(pa.float32()),
+    }
     schema = pa.schema({name: known[name] for name in (batches[0][0] if batches else known)})
     with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for batch in batches:
@@ -240,8 +246,12 @@ SPLIT = "data.source.path: {0}: expected the splits train, validation and test, 
          SPLIT + "Save it without: del ds['unsupervised']"),
         (lambda path: save(path, [made(0)]), {"label": "lable"},
          "data.source.columns.label: data-00000-of-00001.arrow: no column 'lable'; did you mean 'label'?"),
-        (lambda path: save(path, []), {}, "data.source.path: {0}: expected rows, found none. "
-         "Save a data set that has some"),
+        (lambda path: save(path, []), {}, "data.source.path: {0}: no rows in it. Save a data set that has some"),
+        (lambda path: save(path, []), {"label": "label"},
+         "data.source.path: {0}: no rows in it. Save a data set that has some"),
+        (lambda path: save(path, [[{**row, "clip": [1.0]} for row in made(0)]]), {"label": "clip"},
+         "data.source.columns.label: data-00000-of-00001.arrow: column 'clip': expected numbers or text, found "
+         "list<item: float>"),
         (lambda path: save(path, [[{"label": 1}]]), {},
          "data.source.image: data-00000-of-00001.arrow: no column 'image'; known: label"),
         (lambda path: save_dict(path, train=[made(0)], test=[[{"image": None}]]), {"label": "label"},
@@ -316,3 +326,20 @@ def test_a_file_that_changed_since_is_named(tmp_path: Path) -> None:
     save(tmp_path, [made(0)])
     with pytest.raises(UserError, match=r"data-00000-of-00001.arrow: expected 2 rows, found 1. Start again"):
         rows(source)
+
+
+def test_measurements_are_no_labels(tmp_path: Path) -> None:
+    folder = save(tmp_path / "saved", [[{**row, "score": 0.25} for row in made(0, 1)]])
+    with pytest.raises(UserError, match=r"column 'score': expected class names or whole numbers, found 0.25; name it"):
+        opened(folder, label="score")
+
+
+def test_messages_have_the_path_that_the_user_gave(tmp_path: Path, monkeypatch) -> None:
+    file = save(tmp_path / "in", [made(0, 1)]) / "data-00000-of-00001.arrow"
+    monkeypatch.chdir(tmp_path)
+    (part,) = opened(Path("in")).partitions
+    monkeypatch.chdir("/")
+    assert sum(batch.num_rows for batch in part.batches()) == 2, "another process reads it from elsewhere"
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"^in/data-00000-of-00001.arrow: cannot be read as an Arrow stream"):
+        list(part.batches())

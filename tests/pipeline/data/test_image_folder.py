@@ -96,10 +96,13 @@ def test_a_folder_without_images_is_no_class(tmp_path: Path) -> None:
 
 def test_hidden_files_are_not_looked_at_and_others_are_counted(tmp_path: Path, capsys) -> None:
     put(tmp_path, "a.png", ".hidden.png", ".cache/b.png", "c/._d.png")
-    for name in ("README.txt", "Thumbs.db", "paper.pdf"):
-        (tmp_path / name).write_text("")
+    for name in ("README.txt", "Thumbs.db", "b.TXT", "Makefile", "c/paper.pdf"):
+        (tmp_path / name).write_text("BM")
     assert ids(opened(tmp_path)) == ["a.png"]
-    assert capsys.readouterr().err == (f"{tmp_path}: 3 files that are no images were passed over, such as README.txt\n")
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 5 files are no images that Pillow reads: 2 .txt, 1 without extension, 1 .db, 1 .pdf; "
+        "they are not counted\n"
+    )
 
 
 def test_rows_come_in_the_order_of_names_and_in_parts_that_are_read_alone(tmp_path: Path) -> None:
@@ -215,7 +218,7 @@ def test_the_digest_is_that_of_names_and_sizes(tmp_path: Path) -> None:
             lambda path: (path.mkdir(), (path / "a.heix").touch()),
             {},
             "data.source.path: {}: expected image files in it, found none; "
-            "1 files that are no images were passed over, such as a.heix",
+            "1 file is no image that Pillow reads: 1 .heix; it is not counted",
         ),
         (
             lambda path: put(path, "a.png"),
@@ -386,8 +389,15 @@ def test_labels_of_a_csv_are_numbers_or_names(tmp_path: Path, labels, given, cla
         (b"file,kind\na.png,\n", Columns(label="kind"),
          "data.source.columns.label: {0}, column 'kind': expected labels, found none in any row. "
          "Name another column, or set it to null"),
+        (b"file,kind\na.png,gr\xfcn\n", Columns(label="kind"),
+         "data.source.table: {0}: expected UTF-8, found the byte 0xfc in line 2; save it as UTF-8"),
+        ("file,kind\na.png,1\n".encode("utf-16"), Columns(label="kind"),
+         "data.source.table: {0}: expected UTF-8, found the byte 0xff in line 1; save it as UTF-8"),
+        (b"file,kind\na.png,0.0067\nb.png,1\n", Columns(label="kind"),
+         "data.source.columns.label: {0}, column 'kind': expected class names or whole numbers, found 0.0067; "
+         "name it under columns.attributes instead"),
         (b"file,kind\na.png,1,2\n", Columns(label="kind"),
-         "{0}: cannot be read as CSV in UTF-8 (CSV parse error: Expected 2 columns, got 3: a.png,1,2). "
+         "{0}: cannot be read as CSV (CSV parse error: Expected 2 columns, got 3: a.png,1,2). "
          "Put a whole copy in its place, or take it away"),
     ],
 )  # fmt: skip
@@ -405,10 +415,115 @@ def test_a_column_of_files_that_holds_no_text_is_explained(tmp_path: Path) -> No
         opened(put(tmp_path / "in", "a.png"), table=str(tmp_path / "t.parquet"))
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("t.csv", b"file\n\xe4.png\n"), ("t.csv", b""), ("t.parquet", b"PAR1 and so on")]
-)
+@pytest.mark.parametrize(("name", "content"), [("t.csv", b""), ("t.parquet", b"PAR1 and so on")])
 def test_a_damaged_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"^{tmp_path / name}: cannot be read as [^\n]*$"):
         opened(put(tmp_path / "in", "a.png"), table=str(tmp_path / name))
+
+
+def test_splits_are_folders_with_the_classes_inside(tmp_path: Path, capsys) -> None:
+    names = ["Test/a/1.png", "train/a/1.png", "train/b/deep/2.png", "valid/b/3.png"]
+    source = opened(put(tmp_path, *names, "loose.png"), labels="folders")
+    assert (source.classes, source.official) == (("a", "b"), ("train", "val", "test"))
+    found = {row["id"]: row for row in rows(source)}
+    assert [found[name]["split"] for name in names] == ["test", "train", "train", "val"]
+    assert [found[name]["label"] for name in names] == [0, 0, 1, 1]
+    assert list(faults(source)) == ["loose.png"]
+    assert capsys.readouterr().err == f"{tmp_path}: splits train, val, test from the names of the folders\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("train/a/1.png", "val/a/1.png"), "(train, val), and test is missing"),
+        (("Val/a/1.png",), "(Val), and train and test is missing"),
+        (("train/a/1.png", "test/1.png"), "(test, train), and test/1.png lies in no folder of a class"),
+    ],
+)
+def test_splits_that_do_not_hold_classes_are_explained(tmp_path: Path, names: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        opened(put(tmp_path, *names), labels="folders")
+    assert str(error.value) == (
+        f"data.source.labels: folders, but those in {tmp_path} are called as splits {problem}; expected train and "
+        "test, and in each a folder for every class. Set data.source.path to one of them, or "
+        "data.source.labels to none or table"
+    )
+
+
+def test_splits_are_taken_from_folders_without_labels_too(tmp_path: Path, capsys) -> None:
+    folder = put(tmp_path / "in", "train/1.png", "test/x/2.png", "0.png")
+    source = opened(folder)
+    assert source.official == ("train", "test")
+    assert [row["split"] for row in rows(source)] == ["train", "test", "train"]
+    assert "splits train, test from the names of the folders" in capsys.readouterr().err
+    table = write_csv(tmp_path / "t.csv", "file,y,part", "train/1.png,a,test", "test/x/2.png,b,train", "0.png,a,train")
+    labelled = opened(folder, labels="table", table=table, columns=Columns(label="y"))
+    assert [(row["split"], row["label"]) for row in rows(labelled)] == [("train", 0), ("test", 1), ("train", 0)]
+    assert capsys.readouterr().err.count("names of the folders") == 1
+    by_column = opened(folder, table=table, columns=Columns(split="part"))
+    assert [row["split"] for row in rows(by_column)] == ["train", "train", "test"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_class_may_be_called_as_a_split_beside_others(tmp_path: Path) -> None:
+    source = opened(put(tmp_path, "train/1.png", "test/2.png", "plane/3.png"), labels="folders")
+    assert (source.classes, source.official) == (("plane", "test", "train"), ())
+    assert opened(put(tmp_path / "val", "train/1.png")).official == ()
+
+
+def test_an_image_of_a_format_that_is_not_read_is_a_row(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/2.HEIC", "b/3.svg")
+    source = opened(tmp_path, labels="folders")
+    detail = "expected a format that Pillow reads here, found {}; convert it to JPEG or PNG"
+    assert faults(source) == {
+        "a/2.HEIC": ("unsupported_format", detail.format("HEIC")),
+        "b/3.svg": ("unsupported_format", detail.format("SVG")),
+    }
+    (tmp_path / "a" / "1.png").unlink()
+    with pytest.raises(UserError, match=r"found none; 2 images to convert to JPEG or PNG \(1 .heic, 1 .svg\)$"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_file_without_extension_is_an_image_where_it_begins_as_one(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "image", kind)
+    (tmp_path / "notes").write_text("BMW and others")
+    (tmp_path / "table").write_bytes(png())
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken").symlink_to("nothing")
+    assert "image" in ids(opened(tmp_path))
+    assert ids(opened(tmp_path)) == ["image", "table"]
+
+
+def test_a_class_has_one_name_however_its_letters_are_composed(tmp_path: Path) -> None:
+    put(tmp_path, "\u00e9/1.png", "e\u0301/2.png", "f/3.png")
+    source = opened(tmp_path, labels="folders")
+    assert source.classes == ("f", "\u00e9")
+    assert [row["label"] for row in rows(source)] == [1, 0, 1]
+    given = opened(tmp_path, ("e\u0301", "f"), labels="folders")
+    assert [row["label"] for row in rows(given)] == [0, 1, 0]
+
+
+def test_a_table_names_files_however_their_letters_are_composed(tmp_path: Path) -> None:
+    folder = put(tmp_path / "in", "e\u0301.png", "o\u0308.png", "\u00f6.png")
+    table = write_csv(tmp_path / "t.csv", "file,n", "./\u00e9.png,1", "\u00f6.png,2", "o\u0308.png,3")
+    source = opened(folder, table=table, columns=Columns(attributes=("n",)))
+    assert faults(source) == {}
+    assert [row["attributes"] for row in rows(source)] == [[1], [3], [2]]
+
+
+def test_a_folder_for_nearly_every_image_is_no_class(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{number}/a.png" for number in range(1001)))
+    with pytest.raises(
+        UserError, match=r"found 1,001 labels: nearly every row has a label of its own. Set data.source"
+    ):
+        opened(tmp_path, labels="folders")
+
+
+def test_files_are_read_from_a_relative_path_in_any_folder(tmp_path: Path, monkeypatch) -> None:
+    put(tmp_path / "in", "a.png")
+    monkeypatch.chdir(tmp_path)
+    source = opened(Path("in"))
+    monkeypatch.chdir("/")
+    assert faults(source) == {}

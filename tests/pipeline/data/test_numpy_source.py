@@ -402,3 +402,10 @@ def test_what_is_no_whole_matlab_file_is_refused(tmp_path: Path, keep: int) -> N
 def test_a_missing_matlab_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.mat: no such file; set it to the published frey_rawface.mat"):
         open_frey_face(FreyFaceSource(kind="frey_face", path=str(tmp_path / "none.mat")))
+
+
+def test_measurements_as_text_are_no_labels(opened: Opener) -> None:
+    with pytest.raises(UserError, match=r"expected class names or whole numbers, found 0.5; name an array of such"):
+        opened(images=IMAGES, labels=np.array(["0.5", "1", "2", "3", "1"]))
+    source = opened(images=IMAGES, labels=np.array(["e\u0301", "\u00e9", "f", "f", "f"]))
+    assert (source.classes, rows(source)["label"].to_pylist()) == (("f", "\u00e9"), [1, 1, 0, 0, 0])

@@ -195,22 +195,21 @@ def test_columns_become_labels_attributes_vectors_groups_and_ids(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "found", "errors"),
+    ("labels", "classes", "found"),
     [
-        (pa.array([2, 0, None], pa.uint8()), ("0", "1", "2"), [2, 0, None], 0),
-        (pa.array([1.0, 0.0, float("nan")]), ("0", "1"), [1, 0, None], 0),
-        (pa.array([1.0, 0.0, 0.5]), ("0", "1"), [1, 0, None], 1),
-        (pa.array([True, False, True]), ("0", "1"), [1, 0, 1], 0),
-        (pa.array(["10", "9", "10"]), ("10", "9"), [0, 1, 0], 0),
-        (pa.array(["ü b", "a", "ü b"]), ("a", "ü b"), [1, 0, 1], 0),
+        (pa.array([2, 0, None], pa.uint8()), ("0", "1", "2"), [2, 0, None]),
+        (pa.array([1.0, 0.0, float("nan")]), ("0", "1"), [1, 0, None]),
+        (pa.array([True, False, True]), ("0", "1"), [1, 0, 1]),
+        (pa.array(["10", "9", "10"]), ("10", "9"), [0, 1, 0]),
+        (pa.array(["ü b", "a", "ü b"]), ("a", "ü b"), [1, 0, 1]),
     ],
     ids=str,
 )
-def test_labels_are_numbers_or_names(tmp_path: Path, labels: pa.Array, classes, found, errors: int) -> None:
+def test_labels_are_numbers_or_names(tmp_path: Path, labels: pa.Array, classes, found) -> None:
     source = opened(write(tmp_path / "a.parquet", image=pa.array(FILES[:3]), y=labels), columns=Columns(label="y"))
     assert source.classes == classes
     assert column(source, "label") == found
-    assert column(source, "error").count("label_unknown") == errors
+    assert set(column(source, "error")) == {None}
 
 
 def hugging_face(path: Path, names: list[str], labels: list[int]) -> Path:
@@ -315,7 +314,9 @@ NESTED = LAYOUTS["nested"]
          "data.source.columns.embedding: {}, column 'y': expected vectors, found none in any row. "
          "Name another column, or set it to null"),
         ({"image": pa.array([], pa.binary())}, {},
-         "data.source.path: {}: expected rows, found none in 1 Parquet files"),
+         "data.source.path: {}: no rows in 1 Parquet files; name others"),
+        ({"image": pa.array([], pa.binary()), "y": pa.array([], pa.string())}, {"columns": Columns(label="y")},
+         "data.source.path: {}: no rows in 1 Parquet files; name others"),
     ],
 )  # fmt: skip
 def test_a_wrong_column_is_explained(tmp_path: Path, columns, config: dict[str, Any], message: str | None) -> None:
@@ -440,3 +441,92 @@ def test_a_file_that_vanished_or_shrank_is_an_error_that_names_it(tmp_path: Path
         change()
         with pytest.raises(UserError, match=rf"^{path}: cannot be read as Parquet \("):
             rows(source)
+
+
+@pytest.mark.parametrize("labels", [[1.0, 0.0067, 1.0], ["1", "0.0067", " 2e-1"]])
+@pytest.mark.parametrize("classes", [None, ("cat", "dog")])
+def test_measurements_are_no_labels(tmp_path: Path, labels: list[Any], classes) -> None:
+    path = write(tmp_path / "a.parquet", image=pa.array(FILES[:3]), y=pa.array(labels))
+    with pytest.raises(UserError) as error:
+        opened(path, classes, columns=Columns(label="y"))
+    found = " 2e-1" if isinstance(labels[0], str) else "0.0067"
+    assert str(error.value) == (
+        f"data.source.columns.label: {path}, column 'y': expected class names or whole numbers, found {found}; name it "
+        "under columns.attributes instead"
+    )
+
+
+def test_numbers_beside_names_and_given_names_of_numbers_are_labels(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", image=pa.array(FILES[:3]), y=pa.array(["0.5", "cat", "1"]))
+    assert opened(path, columns=Columns(label="y")).classes == ("0.5", "1", "cat")
+    path = write(tmp_path / "a.parquet", image=pa.array(FILES[:3]), y=pa.array(["0.5", "1.5", "2"]))
+    source = opened(path, ("1.5", "0.5"), columns=Columns(label="y"))
+    assert column(source, "label") == [1, 0, None]
+    assert column(source, "error") == [None, None, "label_unknown"]
+
+
+@pytest.mark.parametrize("make", [str, int])
+def test_a_label_for_nearly_every_row_is_refused(tmp_path: Path, make) -> None:
+    def one(alone: int, shared: int) -> Source:
+        labels = pa.array([make(number) for number in [*range(alone), *[alone] * shared]])
+        path = write(tmp_path / "a.parquet", image=pa.array([b""] * len(labels)), y=labels)
+        return opened(path, columns=Columns(label="y"))
+
+    with pytest.raises(
+        UserError, match="expected classes, found 1,001 labels: nearly every row has a label of its own"
+    ):
+        one(1000, 999)
+    assert len(one(1000, 1000).classes) == 1001, "half of the rows share one"
+    assert len(one(999, 1).classes) == 1000, "few classes may have a row each"
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train", "test"), ["test", "train"]),
+        (("train-00000-of-00002", "train-00001-of-00002", "Valid", "test-00000-of-00001-0123456789abcdef"),
+         ["val", "test", "train", "train"]),
+        (("en/validation/0", "en/train/0", "en/test/x-1"), ["test", "train", "val"]),
+        (("train", "validation"), None),
+        (("train", "test", "extra"), None),
+        (("train-small", "test"), None),
+        (("train/test", "test/test", "train/train"), None),
+    ],
+)  # fmt: skip
+def test_names_of_all_files_tell_the_splits(tmp_path: Path, capsys, names: tuple[str, ...], splits) -> None:
+    for name in names:
+        write(tmp_path / f"{name}.parquet", image=pa.array(FILES[:1]))
+    source = opened(tmp_path)
+    assert column(source, "split") == (splits or [None] * len(names))
+    expected = tuple(split for split in ("train", "val", "test") if split in (splits or ()))
+    assert source.official == expected
+    said = f"{tmp_path}: splits {', '.join(expected)} from the names of the files\n"
+    assert capsys.readouterr().err == (said if splits else "")
+
+
+def test_a_column_of_splits_counts_more_than_the_names_of_files(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.parquet", image=pa.array(FILES[:2]), part=pa.array(["test", "train"]))
+    assert column(opened(tmp_path, columns=Columns(split="part")), "split") == ["test", "train"] * 2
+
+
+def test_class_names_are_compared_in_one_spelling(tmp_path: Path) -> None:
+    labels = pa.array(["\u00e9", "e\u0301", "f"])
+    path = write(tmp_path / "a.parquet", image=pa.array(FILES[:3]), y=labels)
+    assert opened(path, columns=Columns(label="y")).classes == ("f", "\u00e9")
+    assert column(opened(path, columns=Columns(label="y")), "label") == [1, 1, 0]
+    given = opened(path, ("e\u0301", "f"), columns=Columns(label="y"))
+    assert (given.classes, column(given, "label")) == (("e\u0301", "f"), [0, 0, 1])
+
+
+def test_messages_have_the_path_that_the_user_gave(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(write(tmp_path / "in" / "a.parquet", image=pa.array(FILES)).parent.parent)
+    (part,) = opened("in").partitions
+    monkeypatch.chdir("/")
+    assert sum(batch.num_rows for batch in part.batches()) == 7, "another process reads it from elsewhere"
+    (tmp_path / "in" / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"^in/a.parquet: cannot be read as Parquet"):
+        list(part.batches())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^in/a.parquet: cannot be read as Parquet"):
+        opened("in")

@@ -478,6 +478,15 @@ def test_batches_are_bounded_in_bytes(opened: Opener, monkeypatch: pytest.Monkey
         ({"label": "clss"}, "data.source.label: {path}: no sample has 'clss'; did you mean 'cls'?"),
         ({"label": "json:y"}, "data.source.label: {path}: no sample has 'json:y'; name a key of the .json members"),
         ({"embedding": "vector.npy"}, "data.source.embedding: {path}: no sample has 'vector.npy'; known: cls, png"),
+        (
+            {"image": ("tif", "bmp")},
+            "data.source.image: {path}: expected one of the extensions tif, bmp, found cls, png; name that of the "
+            "images",
+        ),
+        (
+            {"attributes": ("age",)},
+            "data.source.attributes: {path}: no sample has 'age' in its .json; name keys of the .json members",
+        ),
     ],
 )
 def test_what_no_sample_has_is_named(opened: Opener, tmp_path: Path, config: dict[str, Any], message: str) -> None:
@@ -489,7 +498,7 @@ def test_what_no_sample_has_is_named(opened: Opener, tmp_path: Path, config: dic
 def test_labels_that_are_no_classes_are_refused(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"data.source.label: .*tars: cls: expected class names, or whole numbers"):
         opened({"x.tar": archive({"a.png": png(), "a.cls": b"cat", "b.png": png(), "b.cls": b"3"})})
-    monkeypatch.setattr("pipeline.data.sources.base.MAX_CLASSES", 2)
+    monkeypatch.setattr("pipeline.data.sources.labels.MAX_CLASSES", 2)
     with pytest.raises(UserError, match=r"data.source.label: .*tars: cls: expected at most 2 classes, found more"):
         opened({"x.tar": WHOLE})
 
@@ -516,3 +525,53 @@ def test_a_long_name_without_its_member_is_an_error(opened: Opener, form: int) -
     tar = archive({f"{'long' * 30}{n}.png": png(n) for n in range(2)}, form)
     with pytest.raises(UserError, match=r"x.tar: from byte 1,024 on it cannot be read: a second header about one"):
         opened({"x.tar": tar[:1024] + tar[2048:]})  # two blocks of the name, one of the header, one of the content
+
+
+def test_an_attribute_that_only_some_samples_have_is_no_mistake(opened: Opener) -> None:
+    tars = {
+        "x.tar": archive({"a.png": png(), "a.json": b"{}"}),
+        "y.tar": archive({"b.png": png(), "b.json": b"no", "c.png": png(), "c.json": b'{"age": null}'}),
+    }
+    assert opened(tars, attributes=("age",)).attributes == ("age",)
+
+
+def test_measurements_and_names_of_rows_are_no_labels(opened: Opener) -> None:
+    members = {"a.png": png(), "a.cls": b"0.5", "b.png": png(), "b.cls": b"1"}
+    with pytest.raises(UserError, match=r"tars: cls: expected class names or whole numbers, found 0.5; write it into"):
+        opened({"x.tar": archive(members)})
+    many = {f"{n}.{kind}": data for n in range(1001) for kind, data in (("cls", b"name %d" % n), ("png", b""))}
+    with pytest.raises(UserError, match=r"tars: cls: expected classes, found 1,001 labels: nearly every row has"):
+        opened({"x.tar": archive(many)})
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train-0.tar", "val-0.tar.gz", "test-0.tgz"), ["test", "train", "val"]),
+        (("train/train-000000.tar", "valid/valid-000000.tar", "test/test-000000.tar"), ["test", "train", "val"]),
+        (("train-0.tar", "train-1.tar"), None),
+        (("train-0.tar", "test-0.tar", "other.tar"), None),
+    ],
+)
+def test_names_of_all_tars_tell_the_splits(
+    opened: Opener, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...], splits: Any
+) -> None:
+    tar = archive(samples(1))
+    source = opened({name: tar if name.endswith(".tar") else gzip.compress(tar) for name in names})
+    assert rows(source)["split"].to_pylist() == (splits or [None] * len(names))
+    expected = tuple(split for split in ("train", "val", "test") if split in (splits or ()))
+    assert source.official == expected
+    said = f"{tmp_path}/tars: splits {', '.join(expected)} from the names of the files\n"
+    assert capsys.readouterr().err == (said if splits else "")
+
+
+def test_messages_have_the_path_that_the_user_gave(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (part,) = opened({"x.tar": WHOLE}, path="tars").partitions
+    monkeypatch.chdir("/")
+    assert sum(batch.num_rows for batch in part.batches()) == 3, "another process reads it from elsewhere"
+    (tmp_path / "tars" / "x.tar").write_bytes(WHOLE[:1000])
+    with pytest.raises(UserError, match=r"^tars/x.tar: from byte"):
+        list(part.batches())
