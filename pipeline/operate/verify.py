@@ -121,9 +121,7 @@ def _local(place: Place, name: str, scratch: Path) -> Iterator[Path]:
             place.fetch(name, path)
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(
-                f"compute.cache: {scratch}: {reason}; set it to a folder with room for a shard"
-            ) from None
+            raise UserError(f"compute.cache: {scratch}: {reason}; set it to a folder with room for a shard") from None
         yield path
 
 
