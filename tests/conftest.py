@@ -1,13 +1,33 @@
 """How the tests are dealt to the two processes that `make test` runs them in."""
 
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 COSTLY = ("reproduced", "ray_cluster")  # fixtures that one process alone should make
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByFile(LoadScopeScheduling):
+    """The tests of a file stay together, and so do all files that use a costly fixture."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return next((fixture for fixture in COSTLY if fixture in _text(self.config.rootpath / file)), file)
+
+
+@cache
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a costly fixture stay together; else those of a file."""
-    for item in items:
-        shared = [name for name in COSTLY if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
+    """The longest first, so that neither process waits for the other at the end."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)

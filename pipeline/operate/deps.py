@@ -70,10 +70,10 @@ def source_paths(data: DataConfig) -> list[str]:
 def check_paths(paths: Sequence[str]) -> None:
     """Raise UserError for a path that does not exist, or that holds what the pipeline writes."""
     for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"data.source.path: {path}: no such file or folder; correct it in params.yaml")
         if any(Path(out).resolve().is_relative_to(path.resolve()) for out in OUTPUTS):
             raise UserError(f"data.source.path: {path}: the pipeline writes there; name a folder of its own")
+        if not path.exists():
+            raise UserError(f"data.source.path: {path}: no such file or folder; correct it in params.yaml")
 
 
 def _without_wildcards(path: str) -> str:

@@ -196,7 +196,7 @@ def test_a_node_without_the_folder_takes_the_shards_from_the_driver(
     shutil.rmtree(project.path / MODEL)
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     with two_nodes(project, project.path / "data/shards", env, tmp_path) as address:
-        changes = {"address": address, "shards": None, "read.cache": ".cache/of the second", "workers": 2}
+        changes = {"address": address, "shards": None, "cache": ".cache/of the second", "workers": 2}
         set_params(project.path, {f"compute.{key}": value for key, value in changes.items()})
         project.run(*TRAIN, env=env)
     assert project.contents(MODEL) == expected
