@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -167,7 +167,7 @@ def two_nodes(project: Project, hidden: Path, env: dict[str, str], folder: Path)
 
     port, client_port = free_ports(2)
     address = f"{ray.util.get_node_ip_address()}:{port}"
-    (folder / "nothing").mkdir()
+    (folder / "nothing").mkdir(parents=True)
     head = ["--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false"]
     with (
         tempfile.TemporaryDirectory(prefix="ray-") as short,  # sockets have short names
@@ -178,11 +178,27 @@ def two_nodes(project: Project, hidden: Path, env: dict[str, str], folder: Path)
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
+    """Below those that the system gives to connections, any of which could be taken before Ray listens."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with suppress(OSError), socket.create_server(("", port)):
+            ports.append(port)
     return ports
+
+
+@contextmanager
+def started(make: Callable[[int], AbstractContextManager[str]], attempts: int = 3) -> Iterator[str]:
+    """A cluster of which all nodes came up: on a busy machine Ray gives up on a head that is slow to answer."""
+    with ExitStack() as stack:
+        for attempt in range(attempts):
+            try:
+                address = stack.enter_context(make(attempt))
+                break
+            except AssertionError:
+                if attempt == attempts - 1:
+                    raise
+        yield address
 
 
 def test_a_node_without_the_folder_takes_the_shards_from_the_driver(
@@ -194,8 +210,10 @@ def test_a_node_without_the_folder_takes_the_shards_from_the_driver(
     """Each node has cores for one of the two workers."""
     _, expected = two_ranks_on_one_node
     shutil.rmtree(project.path / MODEL)
-    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    with two_nodes(project, project.path / "data/shards", env, tmp_path) as address:
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+           "RAY_gcs_rpc_server_connect_timeout_s": "30"}  # fmt: skip
+    shards = project.path / "data/shards"
+    with started(lambda attempt: two_nodes(project, shards, env, tmp_path / str(attempt))) as address:
         changes = {"address": address, "shards": None, "cache": ".cache/of the second", "workers": 2}
         set_params(project.path, {f"compute.{key}": value for key, value in changes.items()})
         project.run(*TRAIN, env=env)
