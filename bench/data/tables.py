@@ -14,6 +14,7 @@ from bench.data.report import Row, Table
 from bench.data.sets import Encoding, Images
 
 OURS, SAME_TARS, LIMIT = "ours", "webdataset, the same tars", "limit: numpy, array in memory"
+TARS_ALONE = "  its tars alone, as the others"
 SHARD_ROWS = 1000
 FEW_ROWS = 16
 
@@ -148,7 +149,7 @@ def writing(places: Places, size: Size, folder: Path) -> Table:
     few = images.head(size.written)
     jobs: dict[str, tuple[int, Callable[[], object]]] = {
         OURS: (len(images), lambda: sets.write_ours(images, places.folder, "raw", SHARD_ROWS)),
-        "  its tars alone, as the others": (len(images), lambda: sets.write_tars(images, folder, SHARD_ROWS)),
+        TARS_ALONE: (len(images), lambda: sets.write_tars(images, folder, SHARD_ROWS)),
         "webdataset.ShardWriter, npy + cls": (len(few), lambda: sets.write_webdataset(few, folder, "npy", SHARD_ROWS)),
         "webdataset.ShardWriter, png + cls": (len(few), lambda: sets.write_webdataset(few, folder, "png", SHARD_ROWS)),
     }
