@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from PIL import Image
+from source_rows import column_of as column
+from source_rows import rows_of as rows
 
 from pipeline.data.config import Columns, HuggingFaceSource
-from pipeline.data.sources.base import ROWS, Source
+from pipeline.data.sources.base import Source
 from pipeline.data.sources.huggingface import open_huggingface
 from pipeline.errors import UserError
 
@@ -73,19 +75,6 @@ def made(*values: int, **more: Any) -> list[dict[str, Any]]:
 def opened(folder: Path, classes: tuple[str, ...] | None = None, **columns: Any) -> Source:
     config = HuggingFaceSource(kind="huggingface", path=str(folder), columns=Columns(**columns))
     return open_huggingface(config, classes)
-
-
-def rows(source: Source) -> list[dict[str, Any]]:
-    batches = [batch for partition in source.partitions for batch in partition.batches()]
-    assert all(batch.schema == ROWS for batch in batches)
-    table = pa.Table.from_batches(batches, ROWS)
-    table.validate(full=True)
-    assert table.num_rows == source.rows
-    return table.to_pylist()
-
-
-def column(source: Source, name: str) -> list[Any]:
-    return [row[name] for row in rows(source)]
 
 
 @pytest.fixture

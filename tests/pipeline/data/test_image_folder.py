@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from source_rows import rows_of as rows
 
 from pipeline.data.config import Columns, ImageFolderSource
 from pipeline.data.sources import open_source
-from pipeline.data.sources.base import ROWS, Source
+from pipeline.data.sources.base import Source
 from pipeline.data.sources.image_folder import open_image_folder
 from pipeline.errors import UserError
 
@@ -37,15 +38,6 @@ def put(folder: Path, *names: str) -> Path:
 def opened(folder: Path, classes: tuple[str, ...] | None = None, **config: Any) -> Source:
     config.setdefault("labels", "none")
     return open_image_folder(ImageFolderSource(kind="image_folder", path=str(folder), **config), classes, LIMIT)
-
-
-def rows(source: Source) -> list[dict[str, Any]]:
-    batches = [batch for partition in source.partitions for batch in partition.batches()]
-    assert all(batch.schema == ROWS for batch in batches)
-    table = pa.Table.from_batches(batches)
-    table.validate(full=True)
-    assert table.num_rows == source.rows
-    return table.to_pylist()
 
 
 def ids(source: Source) -> list[str]:

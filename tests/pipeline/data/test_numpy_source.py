@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,25 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.io import savemat
+from source_rows import table_of as rows
 
 from pipeline.data.config import FreyFaceSource, NumpySource
 from pipeline.data.sources import npy as npy_files
 from pipeline.data.sources import numpy_arrays
-from pipeline.data.sources.base import ROWS, Source
+from pipeline.data.sources.base import Source
 from pipeline.data.sources.frey_face import open_frey_face
 from pipeline.data.sources.npy import parse_npy
 from pipeline.data.sources.numpy_arrays import open_numpy, to_uint8
 from pipeline.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 4), np.uint8)
-
-
-def rows(source: Source) -> pa.Table:
-    """All rows, each partition as another process has it."""
-    parts = [pickle.loads(pickle.dumps(part)) for part in source.partitions]
-    batches = [batch for part in parts for batch in part.batches()]
-    assert [part.rows for part in parts] == [sum(b.num_rows for b in part.batches()) for part in parts]
-    return pa.Table.from_batches(batches, ROWS)
 
 
 def pixels(table: pa.Table) -> list[np.ndarray | None]:

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from source_rows import column_of as column
+from source_rows import rows_of as rows
 
 from pipeline.data.config import Columns, ParquetSource
 from pipeline.data.shape import Shape
-from pipeline.data.sources.base import ROWS, Source
+from pipeline.data.sources.base import Source
 from pipeline.data.sources.parquet import open_parquet
 from pipeline.errors import UserError
 
@@ -42,19 +44,6 @@ def write(path: Path, rows: int | None = None, **columns: Any) -> Path:
 
 def opened(path: Path | str, classes: tuple[str, ...] | None = None, **config: Any) -> Source:
     return open_parquet(ParquetSource(kind="parquet", path=str(path), **config), classes)
-
-
-def rows(source: Source) -> list[dict[str, Any]]:
-    batches = [batch for partition in source.partitions for batch in partition.batches()]
-    assert all(batch.schema == ROWS for batch in batches)
-    table = pa.Table.from_batches(batches, ROWS)
-    table.validate(full=True)
-    assert table.num_rows == source.rows
-    return table.to_pylist()
-
-
-def column(source: Source, name: str) -> list[Any]:
-    return [row[name] for row in rows(source)]
 
 
 @pytest.mark.parametrize(

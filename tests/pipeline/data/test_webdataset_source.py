@@ -5,22 +5,21 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
+from source_rows import table_of as rows
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from pipeline.data.config import WebDatasetSource
 from pipeline.data.shape import Shape
 from pipeline.data.sources import webdataset_tars
-from pipeline.data.sources.base import ROWS, Source
+from pipeline.data.sources.base import Source
 from pipeline.data.sources.tar_walk import Member, walk
 from pipeline.data.sources.webdataset_tars import open_webdataset
 from pipeline.data.tar import Layout
@@ -71,14 +70,6 @@ def opened(tmp_path: Path) -> Opener:
         return open_webdataset(WebDatasetSource(kind="webdataset", **config), classes, MAX_BYTES)
 
     return go
-
-
-def rows(source: Source) -> pa.Table:
-    """All rows, each partition as another process has it."""
-    parts = [pickle.loads(pickle.dumps(part)) for part in source.partitions]
-    tables = [pa.Table.from_batches(part.batches(), ROWS) for part in parts]
-    assert [part.rows for part in parts] == [len(table) for table in tables]
-    return pa.concat_tables(tables)
 
 
 def plain(data: bytes) -> list[dict[str, Any]]:
