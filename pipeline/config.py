@@ -14,7 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from pipeline.config_errors import describe, explain, line_of
 from pipeline.data.config import DataConfig, ReadConfig, ShardConfig
 from pipeline.errors import UserError, did_you_mean
-from vae_core.config import ModelConfig, Strict, check, to_dict
+from vae_core.config import ModelConfig, Scheduled, Strict, check, check_scheduled, to_dict
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -27,19 +27,23 @@ class TrainConfig(Strict):
     seed: int
     epochs: int
     global_batch_size: int
-    learning_rate: float
-    warmup_fraction: float
+    learning_rate: Scheduled
     max_grad_norm: float
     window_shards: int
     lanes: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Literal["off", "on", "cuda_graphs"] = "off"
+    ema_decay: float = 0.0
+    max_skipped_steps: int = 10
 
     def __post_init__(self) -> None:
         check(self, "seed", self.seed >= 0, "an integer of at least 0")
         for name in ("epochs", "global_batch_size", "window_shards", "lanes"):
             check(self, name, getattr(self, name) >= 1, "an integer of at least 1")
-        for name in ("learning_rate", "max_grad_norm"):
-            check(self, name, getattr(self, name) > 0, "a number above 0")
-        check(self, "warmup_fraction", 0 <= self.warmup_fraction < 1, "a number from 0 to below 1")
+        check(self, "max_grad_norm", self.max_grad_norm > 0, "a number above 0")
+        check_scheduled(self, "learning_rate", above=0)
+        check(self, "ema_decay", 0 <= self.ema_decay < 1, "a number from 0 (no average) to below 1")
+        check(self, "max_skipped_steps", self.max_skipped_steps >= 0, "an integer of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ import warnings
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +22,17 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
+
+
+def all_gather_rows(tensor: Tensor) -> Tensor:
+    """[B, ...] of every rank, in the order of the ranks, joined to [ranks x B, ...]; gradients flow back to each.
+
+    Every rank must have the same number of rows.
+    """
+    if world_size() == 1:
+        return tensor
+    gathered: tuple[Tensor, ...] = dist_functional.all_gather(tensor.contiguous())
+    return torch.cat(gathered)
 
 
 def from_rank_zero(value: int) -> int:

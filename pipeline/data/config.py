@@ -147,6 +147,29 @@ class DspritesSource(Strict):
     path: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WavSource(Strict):
+    """WAV files below a folder, mixed to mono and cut into segments: sound as rows, one value high.
+
+    Attributes:
+        sample_rate: of every row, in Hz; files of another rate are resampled.
+        segment: samples in a row.
+        labels: folders: as in an image folder; none.
+        remainder: what becomes of the end of a file that is no whole segment: pad: silence fills it; drop: put aside.
+    """
+
+    kind: Literal["wav"]
+    path: str
+    sample_rate: int
+    segment: int
+    labels: Literal["folders", "none"] = "folders"
+    remainder: Literal["pad", "drop"] = "pad"
+
+    def __post_init__(self) -> None:
+        check(self, "sample_rate", 1000 <= self.sample_rate <= 192_000, "a number of Hz from 1000 to 192000")
+        check(self, "segment", 16 <= self.segment <= 2**20, f"a number of samples from 16 to {2**20}")
+
+
 SourceConfig: TypeAlias = Annotated[
     PublishedSource
     | ImageFolderSource
@@ -155,7 +178,8 @@ SourceConfig: TypeAlias = Annotated[
     | NumpySource
     | WebDatasetSource
     | FreyFaceSource
-    | DspritesSource,
+    | DspritesSource
+    | WavSource,
     Field(discriminator="kind"),
 ]
 
@@ -211,8 +235,19 @@ class DataConfig(Strict):
         named = all(source.path != "" for source in (self.source, *self.append))
         check(self, "source", named, "a path that is not empty")
         check(self, "max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "a number from 0 to 1")
+        self._check_audio()
         distinct = self.classes is None or (0 < len(self.classes) == len(set(self.classes)))
         check(self, "classes", distinct, "at least one name, each once")
+
+    def _check_audio(self) -> None:
+        sources = (self.source, *self.append)
+        audio = [source for source in sources if isinstance(source, WavSource)]
+        if not audio:
+            return
+        alike = len(audio) == len(sources) and len({(each.sample_rate, each.segment) for each in audio}) == 1
+        check(self, "append", alike, "wav sources alone, all of one sample_rate and segment")
+        limits = ImageConfig(max_pixels=self.image.max_pixels, max_bytes=self.image.max_bytes)
+        check(self, "image", self.image == limits, "nothing but max_bytes, because a wav source has no pictures to fit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,8 @@ from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
 from pipeline.data.inspection import Inspection
+from pipeline.data.shape import described, things
+from pipeline.data.waveform import pictures
 from pipeline.figures import save_png
 
 DPI = 120
@@ -92,17 +94,16 @@ def _lines(found: Inspection, columns: int) -> list[Line]:
     """One for each class; without classes the images row by row."""
     if found.classes:
         rows = found.labels[0].tolist()
-        return [Line(*line) for line in zip(found.examples, found.classes, [f"{n:,}" for n in rows], strict=False)]
-    images = found.examples[0]
+        examples = map(pictures, found.examples)
+        return [Line(*line) for line in zip(examples, found.classes, [f"{n:,}" for n in rows], strict=False)]
+    images = pictures(found.examples[0])
     return [Line(images[start : start + columns], "", "") for start in range(0, max(1, len(images)), columns)]
 
 
 def _subtitle(found: Inspection) -> str:
-    height, width, channels = found.shape
-    colours = {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels")
     of_each = " of each class, beside their number" if found.classes else ""
-    size = f"{height} × {width} {colours}"
-    return f"training images{of_each} · {size} · {found.counts['train']:,} rows · {found.digest[:12]}"
+    size = described(found.shape).replace(" x ", " × ")
+    return f"training {things(found.shape)}{of_each} · {size} · {found.counts['train']:,} rows · {found.digest[:12]}"
 
 
 def _hidden(found: Inspection) -> int:

@@ -75,12 +75,14 @@ class Manifest:
 
     @property
     def spec(self) -> DataSpec:
-        """Shape of an image and number of classes, as the models want it."""
+        """Shape of an image and widths of the other columns, as the models want it."""
         return DataSpec(
             channels=self.shape.channels,
             height=self.shape.height,
             width=self.shape.width,
             num_classes=len(self.classes),
+            attributes=len(self.attributes),
+            embedding=self.embedding,
         )
 
     def of_split(self, split: str) -> tuple[ShardEntry, ...]:

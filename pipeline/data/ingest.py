@@ -16,7 +16,7 @@ from pipeline.config import ComputeConfig
 from pipeline.data.config import DataConfig
 from pipeline.data.images import BadImage, converted_shape, decode
 from pipeline.data.prepare import Part, Recipe, prepare_partition, rewrite_without
-from pipeline.data.quarantine import COPY, Entry, Expected, counts, write_ledger
+from pipeline.data.quarantine import COPY, MEANT, Entry, Expected, counts, write_ledger
 from pipeline.data.shape import Shape
 from pipeline.data.sources import open_source
 from pipeline.data.sources.base import Source
@@ -171,6 +171,7 @@ def _facts(sources: Sequence[Source], recipe: Recipe, parts: Sequence[Part]) -> 
     head = [list(recipe.shape), list(first.classes), list(first.attributes), first.embedding]
     of = {name: content[splits == place] for place, name in enumerate(SPLITS)}
     reasons = counts(entries)
+    notes = [note for source in sources for note in source.notes]
     return {
         "name": first.name,
         "digest": hashlib.sha256(b"".join([json.dumps(head).encode(), *(part.digest for part in parts)])).hexdigest(),
@@ -189,6 +190,7 @@ def _facts(sources: Sequence[Source], recipe: Recipe, parts: Sequence[Part]) -> 
         "test_images_also_in_train": int(np.isin(of["test"], of["train"]).sum()),
         "statistics": _statistics(sum((part.histogram for part in parts), np.zeros((1, 256), np.int64))),
         "files": {name: digest for source in sources for name, digest in source.digests.items()},
+        **({"notes": notes} if notes else {}),
     }
 
 
@@ -214,8 +216,8 @@ def _statistics(histogram: NDArray[np.int64]) -> dict[str, list[float]]:
 
 
 def _check(facts: dict[str, Any], entries: Sequence[Entry], config: DataConfig, out: Path) -> None:
-    """A copy in another split is put aside, but is no bad row."""
-    rows, bad = facts["rows_in"], [entry for entry in entries if entry.error != COPY]
+    """A copy in another split, and what the configuration drops, is put aside, but is no bad row."""
+    rows, bad = facts["rows_in"], [entry for entry in entries if entry.error not in MEANT]
     if len(bad) > config.max_bad_fraction * rows:
         reasons = Counter(entry.error for entry in bad).most_common()
         listed = ", ".join(f"{error} {count:,}" for error, count in reasons)

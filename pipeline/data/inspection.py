@@ -62,6 +62,7 @@ class Inspection:
         bytes: of what lies on the disk.
         encoding: of the images in the shards; empty: there are none.
         examples: of each of the first classes, training images as uint8 [n, H, W, C], large ones made smaller.
+        notes: what the source did to the rows, in words.
         remarks: what was noticed beside these figures, and needs a remedy.
     """
 
@@ -82,6 +83,7 @@ class Inspection:
     encoding: str = ""
     tars: tuple[Tars, ...] = ()
     examples: tuple[NDArray[np.uint8], ...]
+    notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
@@ -143,6 +145,7 @@ def _inspect_prepared(folder: Path, images: int) -> Inspection:
         reasons=read_ledger(ledger),
         bytes={"prepared": _size(folder / "prepared"), "quarantine.parquet": _size(ledger)},
         examples=look.examples,
+        notes=tuple(map(str, facts.get("notes", ()))),
     )
     return _with_shards(found, folder / "shards")
 

@@ -86,20 +86,17 @@ class Loader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch in its shuffled order, from `first_step` on."""
-        rows = order(
-            self.split.shard_rows,
-            seed=self._seed,
-            epoch=epoch,
-            window_shards=self._window_shards,
-            generations=self.split.generations,
-            lanes=self._lanes,
-        )
-        with closing(self._batches(rows, first_step, self._batch_size)) as batches:
+        with closing(self._batches(self._order(epoch), first_step, self._batch_size)) as batches:
             for step, batch in enumerate(batches, first_step):
                 # Here and not where it is gathered: what was prefetched and not used is given again after a restart.
                 ended, self.next_step = divmod(step + 1, self.steps_per_epoch)
                 self.next_epoch = epoch + ended
                 yield batch
+
+    def ids(self, epoch: int, step: int, positions: NDArray[np.int64]) -> list[str]:
+        """The source's names of the rows at `positions` [n] of a global batch."""
+        rows = self._order(epoch)[step * self._batch_size + positions]
+        return self.split.ids(rows)
 
     def sequential(self, batch_size: int) -> Generator[Batch, None, None]:
         """Every row once, in the order of the shards, `batch_size` rows a global batch: for evaluation."""
@@ -124,6 +121,16 @@ class Loader:
                     "other rows. Restore what was changed, or start a new run"
                 )
         self.next_epoch, self.next_step = state["epoch"], state["step"]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return order(
+            self.split.shard_rows,
+            seed=self._seed,
+            epoch=epoch,
+            window_shards=self._window_shards,
+            generations=self.split.generations,
+            lanes=self._lanes,
+        )
 
     def _identity(self) -> dict[str, Any]:
         return {

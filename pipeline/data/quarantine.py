@@ -16,6 +16,8 @@ from pipeline import files
 LEDGER = pa.schema({name: pa.string() for name in ("source", "id", "error", "detail")})
 
 COPY = "copy_in_other_split"  # a row that could be used, but must not: its image is in a split of higher rank
+PARTIAL = "partial_segment"  # the end of a recording, where the configuration says to drop it
+MEANT = (COPY, PARTIAL)  # nothing is wrong with these rows
 
 Fault: TypeAlias = tuple[str, NDArray[np.bool_], Callable[[int], str]]  # error, rows that have it, detail of a row
 

@@ -140,7 +140,12 @@ def first_of_each(split: Split, classes: int, images: int) -> tuple[NDArray[np.u
 
 
 def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images [n, H, W, C] of which every k-th pixel is kept, so that they are at most THUMBNAIL high and wide."""
+    """Images [n, H, W, C] of which every k-th pixel is kept, so that they are at most THUMBNAIL high and wide.
+
+    Of a row that is one value high the start is kept, of as many values: each k-th would be another curve.
+    """
+    if images.shape[1] == 1:
+        return images[:, :, : THUMBNAIL**2].copy()
     step = -(-max(images.shape[1:3]) // THUMBNAIL)
     top, left = ((side - 1) % step // 2 for side in images.shape[1:3])
     return images[:, top::step, left::step].copy()

@@ -54,6 +54,7 @@ class Split:
     """
 
     def __init__(self, store: Store, name: str, *, cache_bytes: int) -> None:
+        self._store = store
         self.name, self.manifest, self.local = name, store.manifest, store.local
         self.spec, self.digest = store.manifest.spec, store.manifest.digest
         entries = store.manifest.of_split(name)
@@ -98,6 +99,11 @@ class Split:
         if not length:
             return None
         return self._gather(rows, "embeddings", 4 * length).view(np.float32).reshape(len(rows), length)
+
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """The source's names of `rows` [n]."""
+        ids: list[str] = self._store.index(["id"], self.name)["id"].take(rows).to_pylist()
+        return ids
 
     def gather(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         """The fields of a `Batch` that the data give, for `rows` [n]."""

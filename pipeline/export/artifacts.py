@@ -32,10 +32,10 @@ def export(
     noise = Noise.of(batch, seed=0, scope="export", step=0)
     with files.new_directory(out) as temporary:
         with torch.no_grad():
-            exported = parts(model, observe(batch.images, model.config.likelihood, noise), batch.labels)
+            exported = parts(model, observe(batch.images, model.config.likelihood, noise), batch)
         for name, part in exported.items():
             write(part, temporary / f"{name}.onnx")
-        agreement = parity(model, exported, temporary, tolerance=config.tolerance)
+        agreement = parity(exported, temporary, tolerance=config.tolerance)
         for name in (WEIGHTS, CONFIG):
             shutil.copyfile(model_folder / name, temporary / name)
         metrics = {**scores, "parity": agreement}

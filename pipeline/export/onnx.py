@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import files
-from vae_core.models import Model
-from vae_core.models.vae import VAE
-from vae_core.models.vqvae import VQVAE
+from vae_core.batch import Batch
+from vae_core.conditioning import Known
+from vae_core.models import CodeModel, Model
+from vae_core.models.gaussian import GaussianModel
 
 OPSET = 18
+
+
+COLUMNS = {"label": "labels", "attributes": "attributes", "embedding": "embedding"}
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,22 @@ class Part:
     outputs: tuple[str, ...]
 
 
-def parts(model: Model, x: Tensor, labels: Tensor | None) -> dict[str, Part]:
-    """`encoder` and `decoder` of a model, with example inputs from observed pixels x [B, C, H, W]."""
-    if isinstance(model, VQVAE):
-        codes = model.quantizer.nearest(model.encode(x))
-        return {
-            "encoder": Part(_QuantizedEncoder(model), {"x": x}, ("encoded", "codes")),
-            "decoder": Part(_QuantizedDecoder(model), {"codes": codes}, ("pixel_mean",)),
-        }
-    condition = {} if model.condition is None or labels is None else {"labels": labels}
-    z = model.encode(x, labels).mean
+def parts(model: Model, x: Tensor, batch: Batch) -> dict[str, Part]:
+    """`encoder` and `decoder` of a model, with example inputs: observed pixels x [B, C, H, W] of the rows of `batch`.
+
+    Both also take the column that the model is conditioned on, as it lies in the data.
+    """
+    column = COLUMNS.get(model.config.condition)
+    known = {} if column is None else {column: getattr(batch, column)}
+    latent = model.represent(x, model.condition(batch))
+    if isinstance(latent, Tensor):
+        inputs, outputs = {"z": latent}, ("mean", "log_var") if isinstance(model, GaussianModel) else ("z",)
+    else:
+        inputs = {f"codes_{level}": codes for level, codes in enumerate(latent)}
+        outputs = tuple(inputs)
     return {
-        "encoder": Part(_Encoder(model), {"x": x, **condition}, ("mean", "log_var")),
-        "decoder": Part(_Decoder(model), {"z": z, **condition}, ("pixel_mean",)),
+        "encoder": Part(_Encoder(model, column), {"x": x, **known}, outputs),
+        "decoder": Part(_Decoder(model, column, len(inputs)), {**inputs, **known}, ("pixel_mean",)),
     }
 
 
@@ -54,7 +61,7 @@ def write(part: Part, path: Path) -> None:
             tuple(part.inputs.values()),
             input_names=list(part.inputs),
             output_names=list(part.outputs),
-            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in part.inputs),
+            dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in part.inputs),),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -73,42 +80,37 @@ def run(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
     return [torch.from_numpy(np.asarray(output)) for output in outputs]
 
 
-class _Encoder(nn.Module):
-    def __init__(self, model: VAE) -> None:
+class _Given(nn.Module):
+    """Part of a model, given the column that it is conditioned on."""
+
+    def __init__(self, model: Model, column: str | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.column = model, column
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        posterior = self.model.encode(x, labels)
-        return posterior.mean, posterior.log_var
-
-
-class _Decoder(nn.Module):
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.model.decode(z, labels).mean
+    def condition(self, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        """The column comes last."""
+        return None if self.column is None else self.model.condition(Known(**{self.column: inputs[-1]}))
 
 
-class _QuantizedEncoder(nn.Module):
-    def __init__(self, model: VQVAE) -> None:
-        super().__init__()
-        self.model = model
+class _Encoder(_Given):
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        x, c = inputs[0], self.condition(inputs)
+        if isinstance(self.model, GaussianModel):
+            posterior = self.model.encode(x, c)
+            return posterior.mean, posterior.log_var
+        latent = self.model.represent(x, c)
+        return (latent,) if isinstance(latent, Tensor) else latent
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = self.model.encode(x)
-        return encoded, self.model.quantizer.nearest(encoded)
 
+class _Decoder(_Given):
+    def __init__(self, model: Model, column: str | None, levels: int) -> None:
+        super().__init__(model, column)
+        self.levels = levels
 
-class _QuantizedDecoder(nn.Module):
-    def __init__(self, model: VQVAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.model.decode(codes).mean
+    def forward(self, *inputs: Tensor) -> Tensor:
+        latent = inputs[: self.levels] if isinstance(self.model, CodeModel) else inputs[0]
+        mean: Tensor = self.model.decode(latent, self.condition(inputs)).mean
+        return mean
 
 
 def _strip(proto: onnx.ModelProto) -> None:

@@ -57,11 +57,11 @@ def main(params: Params, args: Namespace) -> None:
 def describe(found: "Inspection") -> Iterator[str]:
     """The lines of the description, paragraphs apart."""
     from pipeline.data.doubts import doubts
+    from pipeline.data.shape import described, things
 
-    height, width, channels = found.shape
-    colours = {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels")
     yield f"{_plain(found.name)} {found.digest[:12]}"
-    yield f"{sum(found.counts.values()):,} images, {height} x {width} {colours}"
+    yield f"{sum(found.counts.values()):,} {things(found.shape)}, {described(found.shape)}"
+    yield from map(_plain, found.notes)
     for part in (_splits, _classes, _numbers, _ledger, _disk):
         yield from ("", *part(found))
     if noticed := list(doubts(found)):
@@ -99,7 +99,8 @@ def _numbers(found: "Inspection") -> Iterator[str]:
         [name, f"{channel.mean:.2f}", f"{channel.std:.2f}", *map(_value, (channel.low, channel.high))]
         for name, channel in zip(channel_names(found.shape.channels), found.channels, strict=True)
     ]
-    yield from _aligned([["pixels, 0 to 255", "mean", "std", "min", "max"], *rows])
+    of = "values" if found.shape.height == 1 else "pixels"
+    yield from _aligned([[f"{of}, 0 to 255", "mean", "std", "min", "max"], *rows])
     if found.constant is None:
         yield "the shards are encoded or elsewhere, so only the images of the contact sheet were read"
     if found.attributes:

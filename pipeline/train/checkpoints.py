@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline import files
+from vae_core.averaging import WeightAverage
 from vae_core.serialize import dump_tensors
 
 KEEP = 2  # the newest, and the one before in case the newest was damaged
-DIGESTS = "digests.json"
+DIGESTS, AVERAGE = "digests.json", "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,39 @@ class Checkpoint:
     path: Path
     state: dict[str, Any]
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Put weights and optimizer back as they were."""
+    @property
+    def weights(self) -> bytes:
+        """The weights that the run is judged by, as safetensors: their average where it keeps one."""
+        average = self.path / AVERAGE
+        return (average if average.exists() else self.path / "model.safetensors").read_bytes()
+
+    def restore(self, model: nn.Module, optimizer: Optimizer, average: WeightAverage | None = None) -> None:
+        """Put weights, optimizer and the average of the weights back as they were."""
+        if average:
+            average.model.load_state_dict(load((self.path / AVERAGE).read_bytes()))
+            average.updates = self.state["average_updates"]
         model.load_state_dict(load((self.path / "model.safetensors").read_bytes()))
         _restore_optimizer(optimizer, load((self.path / "optimizer.safetensors").read_bytes()))
 
 
-def save(directory: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> Path:
+def save(
+    directory: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: Mapping[str, Any],
+    average: WeightAverage | None = None,
+) -> Path:
     """Write the checkpoint of `step`, and keep it and the one before; any of a later step was damaged."""
+    if average:
+        state = {**state, "average_updates": average.updates}
     contents = {
         "model.safetensors": dump_tensors(model.state_dict()),
         "optimizer.safetensors": dump_tensors(_optimizer_tensors(optimizer)),
         "state.json": json.dumps({"step": step, **state}, allow_nan=False).encode(),
     }
+    if average:
+        contents[AVERAGE] = dump_tensors(average.model.state_dict())
     path = directory / f"step-{step:09d}"
     with files.new_directory(path) as temporary:
         for name, data in contents.items():

@@ -15,16 +15,18 @@ from pipeline.train import checkpoints
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog
 from vae_core import distributed
+from vae_core.averaging import WeightAverage
 from vae_core.batch import Batch
 from vae_core.config import DataSpec
 from vae_core.metrics.means import Means
 from vae_core.models import Model, build_model
 from vae_core.noise import Noise
-from vae_core.schedules import one_cycle
-from vae_core.training import NonFiniteGradient, eval_step, make_optimizer, train_step, unwrap
+from vae_core.schedules import value_at
+from vae_core.training import Step, compiled_forward, eval_step, forward, make_optimizer, train_step
 
 VALIDATION_BATCH = 512
 LOG_EVERY_STEPS = 100
+SAMPLES_NAMED = 5
 
 OnEpoch: TypeAlias = Callable[[int, dict[str, float]], None]
 
@@ -44,7 +46,7 @@ def train(
     checkpoint is on disk, and for the epochs that an earlier attempt finished, before training goes on.
 
     Raises:
-        UserError: the shards are damaged, the model does not fit the data, or the gradient is not finite.
+        UserError: the shards are damaged, the model does not fit the data, or too many steps were not finite.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loop = _Loop(run, directory, device, checkpoint_every_steps)
@@ -67,10 +69,14 @@ class _Loop:
         self.validation = _loader(run.open("val"), run).on(device, run.reading.device_cache)
         self.total_steps = run.train.epochs * self.loader.steps_per_epoch
         self.core = build(run, self.loader.split.spec).to(device)
-        self.optimizer: Optimizer = make_optimizer(self.core, learning_rate=run.train.learning_rate)
+        self.average = WeightAverage(self.core, run.train.ema_decay) if run.train.ema_decay else None
+        self.optimizer: Optimizer = make_optimizer(self.core, learning_rate=1.0)  # each step sets its own
         self.model: nn.Module = self.core
+        self.forward = forward
+        if run.train.compile != "off":
+            self.forward = compiled_forward(cuda_graphs=run.train.compile == "cuda_graphs")
         self.means = Means()
-        self.step = 0
+        self.step = self.skipped = 0
 
     @property
     def epochs_done(self) -> int:
@@ -84,7 +90,8 @@ class _Loop:
             if found is None or found.state["step"] != step:
                 raise UserError(f"{self.checkpoints}: rank 0 sees a checkpoint of step {step}, another rank does not; "
                                 "compute.storage must be on storage that every node shares")  # fmt: skip
-            found.restore(self.core, self.optimizer)
+            found.restore(self.core, self.optimizer, self.average)
+            self.skipped = found.state["skipped"]
             self.loader.load_state_dict(found.state["loader"])
             if distributed.rank() == 0:
                 self.means.load_state_dict(found.state["means"])
@@ -101,31 +108,54 @@ class _Loop:
         self.model.train()
         with closing(self.loader.epoch(epoch, first_step=self.step - epoch * steps)) as batches:
             for batch in batches:
-                self._train_step(batch)
+                self._train_step(epoch, batch)
                 if self.step % steps and self.step % LOG_EVERY_STEPS == 0:
                     self._write(epoch, "train", self.means.compute())
                 if self.step % steps and self.step % self.checkpoint_every_steps == 0:
                     self._save()
         self._write(epoch, "train", self.means.compute())
-        figures = evaluate(unwrap(self.model), self.validation, seed=self.config.seed, device=self.device)
+        judged = self.average.model if self.average else self.core
+        figures = evaluate(judged, self.validation, seed=self.config.seed, device=self.device)
         self._write(epoch, "val", figures)
         self.means = Means()
         self._save()
         return figures
 
-    def _train_step(self, batch: Batch) -> None:
-        rate = one_cycle(self.step, total_steps=self.total_steps, peak=self.config.learning_rate,
-                         warmup_fraction=self.config.warmup_fraction)  # fmt: skip
-        noise = Noise.of(batch, seed=self.config.seed, scope="train", step=self.step)
-        try:
-            terms = train_step(self.model, batch, self.optimizer, noise=noise, learning_rate=rate,
-                               max_grad_norm=self.config.max_grad_norm)  # fmt: skip
-        except NonFiniteGradient as error:
-            raise UserError(
-                f"step {self.step + 1}: {error}; lower train.learning_rate or train.max_grad_norm in params.yaml"
-            ) from None
-        self.means.add(terms.parts, batch.weight)
+    def _train_step(self, epoch: int, batch: Batch) -> None:
+        progress = self.step / self.total_steps
+        done = train_step(
+            self.model,
+            batch,
+            self.optimizer,
+            noise=Noise.of(batch, seed=self.config.seed, scope="train", step=self.step),
+            learning_rate=value_at(self.config.learning_rate, progress),
+            max_grad_norm=self.config.max_grad_norm,
+            progress=progress,
+            precision=self.config.precision,
+            forward=self.forward,
+        )
+        if done.skipped:
+            self._skip(epoch, batch, done)
+        else:
+            self.means.add(done.terms.parts, batch.weight)
+            if self.average:
+                self.average.update(self.core)
         self.step += 1
+
+    def _skip(self, epoch: int, batch: Batch, done: Step) -> None:
+        """Count a step that changed nothing; past the limit, say which samples it was."""
+        self.skipped += 1
+        if self.skipped <= self.config.max_skipped_steps:
+            return
+        bad = ~torch.isfinite(done.terms.loss) & (batch.weight > 0)
+        places = batch.position[bad].cpu().numpy()
+        named = self.loader.ids(epoch, self.step - epoch * self.loader.steps_per_epoch, places[:SAMPLES_NAMED])
+        samples = f"; the loss of sample {', '.join(named)} is not finite" if named else "; every loss is finite"
+        raise UserError(
+            f"step {self.step + 1}: loss or gradient not finite, {self.skipped} steps skipped (train.max_skipped_steps "
+            f"in params.yaml allows {self.config.max_skipped_steps}){samples}; lower train.learning_rate or "
+            "train.max_grad_norm, or look at these samples"
+        )
 
     def _write(self, epoch: int, split: str, values: dict[str, float]) -> None:
         if distributed.rank() == 0:
@@ -133,13 +163,15 @@ class _Loop:
                 (self.step - epoch * self.loader.steps_per_epoch) * self.config.global_batch_size,
                 len(self.loader.split),
             )
+            if split == "train" and self.skipped:
+                values = {**values, "skipped_steps": self.skipped}
             self.log.write(step=self.step, epoch=epoch, samples=samples, split=split, values=values)
 
     def _save(self) -> None:
         means = self.means.state_dict()
         if distributed.rank() == 0:
-            state = {"loader": self.loader.state_dict(), "means": means}
-            checkpoints.save(self.checkpoints, self.step, self.core, self.optimizer, state)
+            state = {"loader": self.loader.state_dict(), "means": means, "skipped": self.skipped}
+            checkpoints.save(self.checkpoints, self.step, self.core, self.optimizer, state, self.average)
         distributed.barrier()
 
 

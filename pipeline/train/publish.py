@@ -18,7 +18,7 @@ def publish_model(run: TrainRun, directory: Path, out: Path) -> None:
     if newest is None or len(epochs) < run.train.epochs:
         raise RuntimeError(f"{directory}: the run is not finished")
     with files.new_directory(out) as temporary:
-        (temporary / WEIGHTS).write_bytes((newest.path / WEIGHTS).read_bytes())
+        (temporary / WEIGHTS).write_bytes(newest.weights)
         description = describe(run.model, run.reading.manifest().spec)
         files.write_json(temporary / CONFIG, {**description, "lineage": run.lineage})
         files.write_json(temporary / METRICS, {"epochs": len(epochs), "val": epochs[-1]})

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline import files
 from pipeline.progress import Copied, say
+from vae_core.objectives.terms import primary
 
 Row: TypeAlias = dict[str, Any]
 
@@ -57,7 +58,7 @@ def curves(rows: Sequence[Row]) -> str:
     for row in rows:
         last[row["split"]] = row
         if row["split"] == "val":
-            figures = [f"{last[split][name]:.6f}" for split in ("train", "val") for name in CURVES]
+            figures = [f"{last[split].get(name, math.nan):.6f}" for split in ("train", "val") for name in CURVES]
             lines.append("\t".join([str(row["epoch"] + 1), str(row["step"]), *figures]))
     return "\n".join(lines) + "\n"
 
@@ -98,12 +99,13 @@ def _show_sweep(directories: Sequence[Path], what: str, epochs: int, done: threa
             said.pass_on()
             histories = [MetricLog(directory).epochs() for directory in directories]
             bar.n = sum(map(len, histories))
-            best = min((figures["neg_elbo_nats"] for history in histories for figures in history), default=best)
-            bar.set_postfix(best_neg_elbo=f"{best:.2f}")
+            best = min((figures[primary(figures)] for history in histories for figures in history), default=best)
+            bar.set_postfix(best=f"{best:.2f} nats")
     said.pass_on()
     histories = [history for directory in directories if (history := MetricLog(directory).epochs())]
-    best = min((history[-1]["neg_elbo_nats"] for history in histories), default=math.nan)
-    say(f"{what}: {len(directories)} trials, best validation neg_elbo {best:.2f} nats")
+    best, name = min(((history[-1][primary(history[-1])], primary(history[-1])) for history in histories),
+                     default=(math.nan, CURVES[0]))  # fmt: skip
+    say(f"{what}: {len(directories)} trials, best validation {name.removesuffix('_nats')} {best:.2f} nats")
 
 
 def _show(directory: Path, said: Copied, what: str, total_steps: int, done: threading.Event) -> None:
@@ -116,7 +118,7 @@ def _show(directory: Path, said: Copied, what: str, total_steps: int, done: thre
             rows = log.rows()
             for row in rows[shown:]:
                 bar.n = row["step"]
-                bar.set_postfix(epoch=row["epoch"] + 1, neg_elbo=f"{row['neg_elbo_nats']:.2f}")
+                bar.set_postfix({"epoch": row["epoch"] + 1, primary(row): f"{row[primary(row)]:.2f}"})
                 if row["split"] == "val" and not on_terminal:
                     say(f"{what}: epoch {row['epoch'] + 1}, validation {_words(row)}")
             shown = max(len(rows), shown)
@@ -125,7 +127,7 @@ def _show(directory: Path, said: Copied, what: str, total_steps: int, done: thre
 
 
 def _words(row: Row) -> str:
-    return ", ".join(f"{name.removesuffix('_nats')} {row[name]:.2f}" for name in CURVES) + " nats"
+    return ", ".join(f"{name.removesuffix('_nats')} {row[name]:.2f}" for name in CURVES if name in row) + " nats"
 
 
 def _values(row: Row) -> dict[str, float]:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from pipeline import files
 from pipeline.figures import save_png
 from pipeline.train.publish import METRICS, publish_model
-from pipeline.tune.search import METRIC, Trial
+from pipeline.tune.search import Trial
 from pipeline.tune.space import Overrides
+from vae_core.objectives.terms import primary
 
 FIGURES = ("neg_elbo_nats", "distortion_nats", "rate_nats")
 
@@ -32,7 +33,7 @@ def publish_sweep(trials: Sequence[Trial], baseline: Path, overrides: Overrides,
     rows = [_row("baseline", "baseline", given["epochs"], overrides, given["val"])]
     rows += [_row(t.name, t.status, len(t.epochs), t.overrides, t.epochs[-1] if t.epochs else {}) for t in trials]
     finished = [row for row in rows if row["status"] in ("baseline", "completed")]
-    best = min(finished, key=lambda row: row[f"val_{METRIC}"])["trial"]
+    best = min(finished, key=lambda row: row[f"val_{primary(given['val'])}"])["trial"]
     _keep(best, trials, baseline, models)
     with files.new_directory(results) as temporary:
         (temporary / "trials.csv").write_text(_table(rows, best))
@@ -41,19 +42,24 @@ def publish_sweep(trials: Sequence[Trial], baseline: Path, overrides: Overrides,
 
 
 def rate_distortion(rows: Sequence[dict[str, Any]], best: str) -> Figure:
-    """Distortion against rate of every trial; along the dotted line the negative ELBO equals that of the best."""
+    """Distortion against rate of every trial; along the dotted line the negative ELBO equals that of the best.
+
+    A family without a rate has its trials side by side.
+    """
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    shown = [row for row in rows if f"val_{METRIC}" in row]
+    shown = [row for row in rows if "val_distortion_nats" in row]
+    has_rate = all("val_rate_nats" in row for row in shown)
+    across = {row["trial"]: row["val_rate_nats"] if has_rate else i for i, row in enumerate(shown)}
     for status, colour in (("completed", "tab:blue"), ("stopped", "tab:gray"), ("baseline", "tab:orange")):
-        points = [(row["val_rate_nats"], row["val_distortion_nats"]) for row in shown if row["status"] == status]
+        points = [(across[row["trial"]], row["val_distortion_nats"]) for row in shown if row["status"] == status]
         if points:
             axes.scatter(*zip(*points, strict=True), color=colour, label=status, zorder=2)
     chosen = next(row for row in shown if row["trial"] == best)
-    at = (chosen["val_rate_nats"], chosen["val_distortion_nats"])
+    at = (across[best], chosen["val_distortion_nats"])
     axes.scatter(*at, s=160, facecolors="none", edgecolors="tab:red", label=f"best ({best})", zorder=3)
-    axes.axline(at, slope=-1, color="tab:red", linestyle=":", linewidth=1, zorder=1)
-    axes.set(xlabel="rate [nats]", ylabel="distortion [nats]", title="Validation split")
+    axes.axline(at, slope=-1 if has_rate else 0, color="tab:red", linestyle=":", linewidth=1, zorder=1)
+    axes.set(xlabel="rate [nats]" if has_rate else "trial (this family has no rate)", ylabel="distortion [nats]", title="Validation split")
     axes.legend()
     return figure
 

@@ -20,8 +20,7 @@ from pipeline.train.run import TrainRun
 from pipeline.train.tracking import SAID, MetricLog, follow_sweep
 from pipeline.train.worker import FAILURE, served
 from pipeline.tune.space import Overrides, current, draw
-
-METRIC = "neg_elbo_nats"
+from vae_core.objectives.terms import primary
 
 
 @dataclass
@@ -37,7 +36,10 @@ class Trial:
 
     @property
     def score(self) -> float:
-        return self.epochs[-1][METRIC] if self.epochs and self.status != "failed" else math.inf
+        """The primary figure on the validation split after the last epoch; lower is better."""
+        if not self.epochs or self.status == "failed":
+            return math.inf
+        return self.epochs[-1][primary(self.epochs[-1])]
 
 
 def plan(baseline: TrainRun, config: SearchConfig, space: Mapping[str, Sequence[Scalar]], storage: Path) -> list[Trial]:

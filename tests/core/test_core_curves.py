@@ -10,7 +10,8 @@ import pytest
 from core_models import FAMILIES, digits, digits_model, step_once
 
 from vae_core.config import ModelConfig
-from vae_core.schedules import one_cycle
+from vae_core.config import OneCycleConfig
+from vae_core.schedules import value_at
 from vae_core.training import make_optimizer
 
 FILE = Path(__file__).with_name("loss_curves.json")
@@ -22,7 +23,7 @@ def curve(config: ModelConfig) -> list[float]:
     model, losses = digits_model(config), []
     optimizer = make_optimizer(model, learning_rate=0.0)
     for step in range(STEPS):
-        rate = one_cycle(step, total_steps=STEPS, peak=5e-3, warmup_fraction=0.3)
+        rate = value_at(OneCycleConfig(kind="one_cycle", peak=5e-3), step / STEPS)
         terms = step_once(model, digits(ROWS, start=ROWS * step), optimizer, step=step, learning_rate=rate)
         losses.append(terms.loss.mean().item())
     return losses

@@ -1,27 +1,44 @@
-"""The quantizer: nearest codes, and a codebook that moves as its equations say. In a model: test_core_vqvae."""
+"""Codebooks: nearest codes, and codes that move as their equations say. In a model: test_core_vqvae."""
 
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from core_models import noise_for
+import torch.nn.functional as F
+from core_models import noise_for, vqvae
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from vae_core.quantize import VectorQuantizer
+from vae_core.quantize import Codebook, EMACodebook, FiniteScalar, LossCodebook, Quantized, build_quantizer
+
+both_kinds = pytest.mark.parametrize("kind", ["ema", "loss"])
+both_starts = pytest.mark.parametrize("start", ["outputs", "kmeans"])
 
 
 def quantizer(
-    codes: Tensor | None = None, *, num_codes: int = 4, code_dim: int = 2, decay: float = 0.9, restart: float = 0.05
-) -> VectorQuantizer:
-    """A quantizer that has started, with these codes; without codes, a new one."""
+    codes: Tensor | None = None,
+    *,
+    num_codes: int = 4,
+    code_dim: int = 2,
+    decay: float = 0.9,
+    restart: float = 0.05,
+    kind: str = "ema",
+    **fields: Any,
+) -> Codebook:
+    """A codebook that has started, with these codes; without codes, a new one."""
     if codes is not None:
         num_codes, code_dim = codes.shape
-    made = VectorQuantizer(num_codes=num_codes, code_dim=code_dim, ema_decay=decay, restart_below=restart)
+    config = vqvae(
+        num_codes=num_codes, code_dim=code_dim, ema_decay=decay, restart_below=restart, codebook=kind, **fields
+    )
+    made = cast(Codebook, build_quantizer(config))
     if codes is not None:
-        made.codebook.copy_(codes)
+        with torch.no_grad():
+            made.codebook.copy_(codes)
         made.started.fill_(True)
     return made
 
@@ -35,10 +52,10 @@ def random_grid(rows: int, dim: int, side: int, seed: int) -> Tensor:
     return torch.randn(rows, dim, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def update(made: VectorQuantizer, z: Tensor, *, step: int = 0, weight: Tensor | None = None) -> Tensor:
-    codes = made.nearest(z)
-    made.update(z, codes, torch.ones(len(z)) if weight is None else weight, noise_for(len(z), step=step))
-    return codes
+def update(made: Codebook, z: Tensor, *, step: int = 0, weight: Tensor | None = None) -> Tensor:
+    found = made(z)
+    made.update(found, torch.ones(len(z)) if weight is None else weight, noise_for(len(z), step=step))
+    return cast(Quantized, found).codes
 
 
 def vectors_of(z: Tensor) -> Tensor:
@@ -126,26 +143,28 @@ def test_codes_settle_on_the_means_of_their_clusters() -> None:
 
 def test_rows_of_weight_zero_do_not_count() -> None:
     codes = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0], [50.0, 50.0]])
-    z = torch.cat((random_grid(5, 2, 3, seed=0), torch.full((2, 2, 3, 3), 1e6)))
+    z = torch.cat((random_grid(5, 2, 3, seed=0), torch.full((2, 2, 3, 3), float("nan"))))
     padded, plain = quantizer(codes), quantizer(codes)
     noise = noise_for(5)
-    plain.update(z[:5], plain.nearest(z[:5]), torch.ones(5), noise)
+    plain.update(plain(z[:5]), torch.ones(5), noise)
     position = torch.tensor([0, 1, 2, 3, 4, 4, 7])  # padding repeats the last place, or lies beyond it
     weight = torch.tensor([1.0, 1, 1, 1, 1, 0, 0])
     here = replace(noise, position=position)
-    padded.update(z, padded.nearest(z), weight, here)
+    padded.update(padded(z), weight, here)
     torch.testing.assert_close(padded.codebook, plain.codebook)
     torch.testing.assert_close(padded.counts, plain.counts)
 
 
+@both_kinds
+@both_starts
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**31))
-def test_codes_never_start_or_restart_at_padding(seed: int) -> None:
-    made = quantizer(num_codes=16)
+def test_codes_never_start_at_padding(kind: str, start: str, seed: int) -> None:
+    made = quantizer(num_codes=16, kind=kind, start=start)
     z = random_grid(6, 2, 2, seed)
-    z[[0, 2, 5]] = 1e6
+    z[[0, 2, 5]] = float("nan")
     noise = replace(noise_for(3, seed=seed), position=torch.tensor([2, 0, 1, 1, 2, 5]))
-    made.update(z, made.nearest(z), torch.tensor([0.0, 1, 0, 1, 1, 0]), noise)
+    made.update(made(z), torch.tensor([0.0, 1, 0, 1, 1, 0]), noise)
     assert is_row_of(made.codebook, vectors_of(z[[1, 3, 4]])).all()
 
 
@@ -171,7 +190,7 @@ def test_codes_start_at_different_encoder_outputs() -> None:
     assert max(rows) >= 48
 
 
-def with_a_dead_code() -> VectorQuantizer:
+def with_a_dead_code() -> Codebook:
     """Codes 0 to 2 stand near the data; code 3 is far away and has not been used for long."""
     made = quantizer(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1e3, 1e3]]), decay=0.9, restart=0.05)
     made.counts.copy_(torch.tensor([9.0, 9.0, 9.0, 1e-3]))

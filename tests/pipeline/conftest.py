@@ -20,7 +20,7 @@ from pipeline.data.sources.digits import open_digits
 from pipeline.train.loop import train
 from pipeline.train.publish import publish_model
 from pipeline.train.run import TrainRun
-from vae_core.config import ConvConfig, MLPConfig, ModelConfig, VAEConfig, VQVAEConfig
+from vae_core.config import ConvConfig, MLPConfig, ModelConfig, OneCycleConfig, VAEConfig, VQVAEConfig
 
 # Ray reads its environment when it is imported, which some test modules do while they are collected.
 os.environ.update({**runtime._ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **os.environ})
@@ -57,8 +57,7 @@ train:
   seed: 0
   epochs: 2
   global_batch_size: 128
-  learning_rate: 0.002
-  warmup_fraction: 0.3
+  learning_rate: {kind: one_cycle, peak: 0.002, warmup: 0.3}
   max_grad_norm: 1000.0
   window_shards: 2
 tune:
@@ -123,7 +122,7 @@ def make_run(shards: Path) -> Callable[..., TrainRun]:
 
     def make(model: str | ModelConfig = "vae", folder: Path = shards, **changes: Any) -> TrainRun:
         values: dict[str, Any] = {
-            "seed": 0, "epochs": 2, "global_batch_size": 128, "learning_rate": 0.002, "warmup_fraction": 0.3,
+            "seed": 0, "epochs": 2, "global_batch_size": 128, "learning_rate": OneCycleConfig(kind="one_cycle", peak=0.002),
             "max_grad_norm": 1000.0, "window_shards": 2}  # fmt: skip
         config = TrainConfig(**{**values, **changes})
         return TrainRun.of(MODELS[model] if isinstance(model, str) else model, config, folder)

@@ -18,7 +18,7 @@ from pipeline.train.publish import publish_curves, publish_model
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog, curves
 from pipeline.tune.publish import publish_sweep
-from pipeline.tune.search import METRIC, Trial
+from pipeline.tune.search import Trial
 from vae_core.serialize import load_model
 
 OVERRIDES = {"beta": 1.0, "latent_dim": 4}
@@ -73,7 +73,7 @@ def trial(trained: Mapping[str, Path], make_run: Callable[..., TrainRun]) -> Cal
     """A trial with a given last score, whose run is the finished one."""
 
     def make(number: int, score: float | None, status: Any = "completed", **overrides: Any) -> Trial:
-        figures = {} if score is None else {METRIC: score, "distortion_nats": score - 3, "rate_nats": 3.0}
+        figures = {} if score is None else {"neg_elbo_nats": score, "distortion_nats": score - 3, "rate_nats": 3.0}
         epochs = [figures] * 2 if figures else []
         values = {**OVERRIDES, "beta": float(number), **overrides}
         return Trial(f"trial-{number:03d}", values, make_run("vae"), trained["vae"], status, epochs)
@@ -85,7 +85,7 @@ def trial(trained: Mapping[str, Path], make_run: Callable[..., TrainRun]) -> Cal
 def baseline(published: Mapping[str, Path], tmp_path: Path) -> Path:
     """A baseline's model, with a score of 50 nats, and other weights than those of the trials."""
     folder = Path(shutil.copytree(published["cvae"], tmp_path / "baseline"))
-    val = {METRIC: 50.0, "distortion_nats": 40.0, "rate_nats": 10.0}
+    val = {"neg_elbo_nats": 50.0, "distortion_nats": 40.0, "rate_nats": 10.0}
     files.write_json(folder / "metrics.json", {"epochs": 2, "val": val})
     return folder
 

@@ -16,7 +16,7 @@ from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog
 from pipeline.train.worker import FAILURE
 from pipeline.tune import search as module
-from pipeline.tune.search import METRIC, Trial, plan, search
+from pipeline.tune.search import Trial, plan, search
 
 SPACE = {"beta": [0.5, 1.0, 1.5, 2.0], "latent_dim": [2, 4, 6]}
 
@@ -51,7 +51,7 @@ class Sweep:
                 continue
             log = MetricLog(trial.directory)
             for epoch in range(len(log.epochs()), epochs):
-                log.write(step=epoch, epoch=epoch, samples=0, split="val", values={METRIC: scores[epoch]})
+                log.write(step=epoch, epoch=epoch, samples=0, split="val", values={"neg_elbo_nats": scores[epoch]})
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_trials_inside_ray_tune_give_the_same_bytes(
         assert trial.epochs == MetricLog(directory).epochs()
         here[trial.status] = trial.epochs
     assert sorted(here) == ["completed", "stopped"]
-    assert here["completed"][0][METRIC] < here["stopped"][0][METRIC]
+    assert here["completed"][0]["neg_elbo_nats"] < here["stopped"][0]["neg_elbo_nats"]
     assert not (tmp_path / "sweep" / "ray").exists()
 
 

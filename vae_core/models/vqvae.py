@@ -2,66 +2,67 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from vae_core.config import DataSpec, VQVAEConfig
 from vae_core.likelihoods import PixelHead, Pixels
-from vae_core.networks import ConvDown, ConvUp, grid_shape
+from vae_core.models.base import CodeModel, Codes, Inputs
+from vae_core.networks import ConvDown, ConvUp, grid_shape, is_signal, join_channels, same_size
 from vae_core.noise import Noise
-from vae_core.quantize import VectorQuantizer
+from vae_core.quantize import Quantized, build_quantizer
 
 
 @dataclass(frozen=True, slots=True)
-class VQVAEOutput:
-    """Encoder outputs [B, D, h, w], the codes chosen for them [B, h, w], those codes' vectors, and the pixels."""
+class VQOutput:
+    """The grids of codes, the top one first, and the pixels decoded from them."""
 
-    encoded: Tensor
-    codes: Tensor
-    quantized: Tensor
+    levels: tuple[Quantized, ...]
     pixels: Pixels
 
 
-class VQVAE(nn.Module):
+class VQVAE(CodeModel):
+    """One grid of codes, the sample downsampled `network.downsamples` times."""
+
     def __init__(self, config: VQVAEConfig, data: DataSpec) -> None:
-        super().__init__()
-        self.config, self.data = config, data
-        width, self.code_height, self.code_width = grid_shape(config.network, data.shape)
-        self.encoder = nn.Sequential(ConvDown(config.network, data.channels), nn.Conv2d(width, config.code_dim, 1))
-        self.quantizer = VectorQuantizer(
-            num_codes=config.num_codes,
-            code_dim=config.code_dim,
-            ema_decay=config.ema_decay,
-            restart_below=config.restart_below,
+        super().__init__(config, data)
+        signal, network = is_signal(data.shape), config.network
+        width, height, length = grid_shape(network, data.shape)
+        self.grids, self.num_codes = ((height, length),), config.num_codes
+        self.encoder = nn.Sequential(
+            ConvDown(network, data.channels + self.condition_dim, data.shape),
+            same_size(width, config.code_dim, 1, signal),
         )
+        self.quantizer = build_quantizer(config)
+        self.head = PixelHead(config, data.channels)
         self.decoder = nn.Sequential(
-            nn.Conv2d(config.code_dim, width, 3, padding=1), ConvUp(config.network, data.channels)
+            same_size(config.code_dim + self.condition_dim, width, 3, signal),
+            ConvUp(network, self.head.raw_channels, data.shape),
         )
-        self.head = PixelHead(config.likelihood)
 
-    @property
-    def positions(self) -> int:
-        """Codes an image."""
-        return self.code_height * self.code_width
+    def quantize(self, x: Tensor, c: Tensor | None) -> Quantized:
+        """The codes of observed pixels x [B, C, H, W], with the vectors that they were chosen for."""
+        found: Quantized = self.quantizer(self.encoder(join_channels(x, c)))
+        return found
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Encoder outputs [B, D, h, w], not yet quantised, of observed pixels x [B, C, H, W]."""
-        encoded: Tensor = self.encoder(x)
-        return encoded.float()
+    def forward(self, inputs: Inputs) -> VQOutput:
+        """Encode, take the nearest codes, decode; nothing is random."""
+        found = self.quantize(inputs.x, inputs.condition)
+        return VQOutput((found,), self._decode(found.straight_through(), inputs.condition))
 
-    def decode(self, codes: Tensor) -> Pixels:
-        """p(x | codes) for int64 codes [B, h, w]."""
-        return self._decode(self.quantizer.lookup(codes))
+    @torch.no_grad()
+    def update(self, output: VQOutput, inputs: Inputs, noise: Noise) -> None:
+        self.quantizer.update(output.levels[0], inputs.row_weight, noise)
 
-    def forward(self, x: Tensor, labels: Tensor | None, noise: Noise) -> VQVAEOutput:
-        """Encode, take the nearest codes, decode. Deterministic: labels and noise are not used.
+    def represent(self, x: Tensor, c: Tensor | None) -> Codes:
+        return (self.quantize(x, c).codes,)
 
-        The gradient of `pixels` reaches `encoded` unchanged (straight-through, section 3.2).
-        """
-        encoded = self.encode(x)
-        codes = self.quantizer.nearest(encoded)
-        quantized = self.quantizer.lookup(codes)
-        return VQVAEOutput(encoded, codes, quantized, self._decode(encoded + (quantized - encoded).detach()))
+    def decode(self, latent: Codes, c: Tensor | None) -> Pixels:
+        return self._decode(self.quantizer.lookup(latent[0]), c)
 
-    def _decode(self, quantized: Tensor) -> Pixels:
-        pixels: Pixels = self.head(self.decoder(quantized))
+    def between(self, start: Codes, end: Codes, fraction: float) -> Codes:
+        return (self.quantizer.between(start[0], end[0], fraction),)
+
+    def _decode(self, vectors: Tensor, c: Tensor | None) -> Pixels:
+        pixels: Pixels = self.head(self.decoder(join_channels(vectors, c)))
         return pixels

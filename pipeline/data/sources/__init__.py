@@ -12,6 +12,7 @@ from pipeline.data.config import (
     ParquetSource,
     PublishedSource,
     SourceConfig,
+    WavSource,
     WebDatasetSource,
 )
 from pipeline.data.sources.base import Source
@@ -23,6 +24,7 @@ from pipeline.data.sources.image_folder import open_image_folder
 from pipeline.data.sources.mnist import FASHION_MNIST, MNIST, open_idx_set
 from pipeline.data.sources.numpy_arrays import open_numpy
 from pipeline.data.sources.parquet import open_parquet
+from pipeline.data.sources.wav import open_wav
 from pipeline.data.sources.webdataset_tars import open_webdataset
 from pipeline.errors import UserError
 
@@ -66,5 +68,7 @@ def _open(config: SourceConfig, classes: tuple[str, ...] | None, max_bytes: int,
             return open_frey_face(config)
         case DspritesSource():
             return open_dsprites(config, downloads)
+        case WavSource():
+            return open_wav(config, classes, max_bytes)
         case _:
             assert_never(config)

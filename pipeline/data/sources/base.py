@@ -67,6 +67,15 @@ class Partition(Protocol):
             duplicate_member      a tar has the same member of its sample twice
             key_has_dots          the name of its image in a tar has a dot before its extension
             not_a_sample          a member of a tar that is in no sample
+            not_wav               its file does not begin as a WAV file
+            truncated             its WAV file is shorter than its header says
+            wav_malformed         its WAV file contradicts itself
+            unknown_codec         its WAV file holds neither PCM nor floating point
+            sample_rate           its WAV file has a sample rate that cannot be brought to the one wanted
+            no_samples            its WAV file is of no length
+            too_many_samples      its WAV file would become more samples than any recording
+            sample_range          its samples are infinite, NaN, or far beyond full scale
+            partial_segment       the end of its file is no whole segment, and is to be dropped
         """
         ...
 
@@ -84,6 +93,7 @@ class Source:
         embedding: length of the embedding vectors; 0 where there are none.
         digests: name of each file -> sha256 that identifies it, as cheaply as that can be done.
         official: the splits that the publisher fixed; empty, or with both "train" and "test".
+        notes: what was done to the rows that a reader of the data should know, in words.
         in_memory: the rows are already in the memory of this process.
     """
 
@@ -95,6 +105,7 @@ class Source:
     embedding: int = 0
     digests: dict[str, str]
     official: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     in_memory: bool = False
 
     @property

@@ -1,6 +1,5 @@
 """Image files below a folder, with or without a table about them."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pipeline import progress
 from pipeline.data.config import ImageFolderSource
 from pipeline.data.sources.base import BATCH_BYTES, Source, first_faults, record_batch
 from pipeline.data.sources.image_layout import Layout, folder_classes, folder_layout
-from pipeline.data.sources.image_listing import Found, list_images
+from pipeline.data.sources.image_listing import Found, list_images, listing_digest
 from pipeline.data.sources.image_table import Table, read_table
 from pipeline.data.sources.labels import encode_labels
 from pipeline.data.sources.paths import shown
@@ -192,8 +191,7 @@ def _partitions(
 
 
 def _digests(found: dict[str, Found], table: str | None) -> dict[str, str]:
-    lines = "".join(f"{name}\0{each.size}\n" for name, each in found.items())
-    digests = {"listing": hashlib.sha256(lines.encode()).hexdigest()}
+    digests = {"listing": listing_digest(found)}
     if table is not None:
         digests[shown(Path(table).name)] = sha256(Path(table))
     return digests

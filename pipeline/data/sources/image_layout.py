@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline import progress
-from pipeline.data.config import ImageFolderSource
+from pipeline.data.config import ImageFolderSource, WavSource
 from pipeline.data.sources.image_listing import Found
 from pipeline.data.sources.labels import check_shared, nfc
 from pipeline.data.sources.splits import official, split_of
@@ -32,7 +32,7 @@ class Layout:
         return nfc(folders[0]) if folders else None
 
 
-def folder_layout(config: ImageFolderSource, found: Mapping[str, Found]) -> Layout:
+def folder_layout(config: ImageFolderSource | WavSource, found: Mapping[str, Found]) -> Layout:
     """Top folders are splits where all are called so, and train and test are there.
 
     Raises:
@@ -43,15 +43,15 @@ def folder_layout(config: ImageFolderSource, found: Mapping[str, Found]) -> Layo
     if not splits or len(splits) < len(tops):
         return Layout({})
     if config.labels == "folders":
-        _check(config.path, splits, found)
+        _check(config, splits, found)
     layout = Layout(splits if official(splits.values()) else {})
-    if layout.official and config.columns.split is None:
+    if layout.official and (isinstance(config, WavSource) or config.columns.split is None):
         progress.say(f"{config.path}: splits {', '.join(layout.official)} from the names of the folders")
     return layout
 
 
 def folder_classes(
-    config: ImageFolderSource, layout: Layout, found: Mapping[str, Found], given: tuple[str, ...] | None
+    config: ImageFolderSource | WavSource, layout: Layout, found: Mapping[str, Found], given: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """The classes, where folders name them.
 
@@ -63,23 +63,31 @@ def folder_classes(
     labels = (layout.label(name) for name, each in found.items() if each.error is None)
     counts = Counter(label for label in labels if label is not None)
     if not counts:
+        files = "WAV files" if isinstance(config, WavSource) else "images"
         raise UserError(
-            f"data.source.labels: folders, but {config.path} has no subfolders with images. Put each class into a "
+            f"data.source.labels: folders, but {config.path} has no subfolders with {files}. Put each class into a "
             "folder of its own, or set data.source.labels to none"
         )
     if given is None:
-        check_shared(counts, f"data.source.labels: folders, {config.path}", "Set data.source.labels to none or table")
+        remedy = f"Set data.source.labels to {_others(config)}"
+        check_shared(counts, f"data.source.labels: folders, {config.path}", remedy)
     return given if given is not None else tuple(sorted(counts))
 
 
-def _check(path: str, splits: Mapping[str, str], found: Mapping[str, Found]) -> None:
+def _others(config: ImageFolderSource | WavSource) -> str:
+    """What labels can be instead of folders."""
+    return "none" if isinstance(config, WavSource) else "none or table"
+
+
+def _check(config: ImageFolderSource | WavSource, splits: Mapping[str, str], found: Mapping[str, Found]) -> None:
     missing = [split for split in ("train", "test") if split not in splits.values()]
     direct = [name for name, each in found.items() if each.error is None and name.count("/") == 1]
     if not missing and not direct:
         return
     problem = f"{' and '.join(missing)} is missing" if missing else f"{direct[0]} lies in no folder of a class"
     raise UserError(
-        f"data.source.labels: folders, but those in {path} are called as splits ({', '.join(splits)}), and {problem}; "
+        f"data.source.labels: folders, but those in {config.path} are called as splits ({', '.join(splits)}), and "
+        f"{problem}; "
         "expected train and test, and in each a folder for every class. Set data.source.path to one of them, or "
-        "data.source.labels to none or table"
+        f"data.source.labels to {_others(config)}"
     )

@@ -1,8 +1,10 @@
 """What is below a folder of images: which files are rows, and which of them cannot be used."""
 
+import hashlib
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +45,7 @@ class Listing:
         if not all(found.error for found in self.found.values()):
             return None
         formats = [found.name for found in self.found.values() if found.error == "unsupported_format"]
-        text = f"{len(formats):,} images to convert to JPEG or PNG ({_kinds(formats)})" if formats else None
+        text = f"{len(formats):,} images to convert to JPEG or PNG ({kinds(formats)})" if formats else None
         return "; ".join(text for text in (text, self.others) if text) or ""
 
 
@@ -56,45 +58,67 @@ def list_images(folder: Path, table: str | None) -> Listing:
     extensions = _extensions()
     found: dict[str, Found] = {}
     others: list[str] = []
+    for name, entry in walk(folder, found):
+        if (extension := extension_of(name)) in extensions:
+            found[name] = found_file(entry, name, folder)
+        elif table is not None and os.path.exists(entry.path) and os.path.samefile(entry.path, table):
+            continue
+        elif not extension and _begins_as_image(entry, folder):
+            found[name] = found_file(entry, name, folder)
+        elif extension in _OTHER_FORMATS:
+            expected = "a format that Pillow reads here", "JPEG or PNG"
+            found[name] = unsupported(found_file(entry, name, folder), extension, *expected)
+        else:
+            others.append(name)
+    are = ("no image that Pillow reads", "no images that Pillow reads")
+    return Listing({text: found[name] for text, name in distinct(found).items()}, passed_over(others, *are))
+
+
+def walk(folder: Path, found: dict[str, Found]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Every file below `folder` with its name there; hidden files and folders are not looked at.
+
+    Args:
+        found: where folders are put that are links to elsewhere.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
     waiting = [""]
     while waiting:
         place = waiting.pop()
         for entry in _entries(folder, place):
             name = f"{place}{entry.name}"
-            if _is_folder(entry):
-                if not entry.is_symlink():
-                    waiting.append(f"{name}/")
-                elif leads_out(entry.path, folder):
-                    found[name] = Found(name, 0, "symlink", "a link to a folder elsewhere is not followed")
-            elif (extension := _extension(name)) in extensions:
-                found[name] = _image(entry, name, folder)
-            elif table is not None and os.path.exists(entry.path) and os.path.samefile(entry.path, table):
-                continue
-            elif not extension and _begins_as_image(entry, folder):
-                found[name] = _image(entry, name, folder)
-            elif extension in _OTHER_FORMATS:
-                found[name] = _unsupported(_image(entry, name, folder), extension)
-            else:
-                others.append(name)
-    return Listing({text: found[name] for text, name in distinct(found).items()}, _passed_over(others))
+            if not _is_folder(entry):
+                yield name, entry
+            elif not entry.is_symlink():
+                waiting.append(f"{name}/")
+            elif leads_out(entry.path, folder):
+                found[name] = Found(name, 0, "symlink", "a link to a folder elsewhere is not followed")
 
 
-def _passed_over(names: list[str]) -> str | None:
+def passed_over(names: list[str], one: str, several: str) -> str | None:
+    """What a message says of files that are neither rows nor errors; None: there are none."""
     if not names:
         return None
-    are, they = ("file is no image", "it is") if len(names) == 1 else ("files are no images", "they are")
-    return f"{len(names):,} {are} that Pillow reads: {_kinds(names)}; {they} not counted"
+    are, they = (f"file is {one}", "it is") if len(names) == 1 else (f"files are {several}", "they are")
+    return f"{len(names):,} {are}: {kinds(names)}; {they} not counted"
 
 
-def _kinds(names: list[str]) -> str:
+def listing_digest(found: dict[str, Found]) -> str:
+    """sha256 of the names and sizes."""
+    lines = "".join(f"{name}\0{each.size}\n" for name, each in found.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def kinds(names: list[str]) -> str:
     """Extensions with their numbers of files, the most frequent first."""
-    counts = sorted(Counter(_extension(name) for name in names).items(), key=lambda item: (-item[1], item[0]))
+    counts = sorted(Counter(extension_of(name) for name in names).items(), key=lambda item: (-item[1], item[0]))
     texts = [f"{count:,} {shown(extension) or 'without extension'}" for extension, count in counts[:_KINDS_SHOWN]]
     rest = sum(count for _, count in counts[_KINDS_SHOWN:])
     return ", ".join([*texts, *([f"{rest:,} others"] if rest else [])])
 
 
-def _extension(name: str) -> str:
+def extension_of(name: str) -> str:
     """In lower case with its dot; empty: it has none."""
     return os.path.splitext(name)[1].lower().rstrip(".")
 
@@ -111,10 +135,11 @@ def _begins_as_image(entry: os.DirEntry[str], folder: Path) -> bool:
     return start.startswith(_MAGIC) or is_webp or is_bmp
 
 
-def _unsupported(found: Found, extension: str) -> Found:
+def unsupported(found: Found, extension: str, expected: str, instead: str) -> Found:
+    """`found` with the error of a format that is known and not read."""
     if found.error is not None:
         return found
-    detail = f"expected a format that Pillow reads here, found {extension[1:].upper()}; convert it to JPEG or PNG"
+    detail = f"expected {expected}, found {extension[1:].upper()}; convert it to {instead}"
     return replace(found, error="unsupported_format", detail=detail)
 
 
@@ -143,7 +168,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _image(entry: os.DirEntry[str], name: str, folder: Path) -> Found:
+def found_file(entry: os.DirEntry[str], name: str, folder: Path) -> Found:
+    """A file below `folder`, with the reason where it is not to be opened."""
     if entry.is_symlink() and leads_out(entry.path, folder):
         return Found(name, 0, "symlink", "a link to a file elsewhere is not followed")
     try:

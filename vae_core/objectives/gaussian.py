@@ -1,0 +1,74 @@
+"""Objectives of the models with one layer of Gaussian latents: the ELBO and its variants, and the importance bound."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vae_core.config import VAEConfig
+from vae_core.distributed import all_reduce_sum, world_size
+from vae_core.models.autoencoder import AutoencoderOutput
+from vae_core.models.base import Inputs
+from vae_core.models.gaussian import GaussianOutput
+from vae_core.models.iwae import IWAEOutput
+from vae_core.normal import kl_each
+from vae_core.objectives.terms import Terms, elbo_parts
+from vae_core.objectives.total_correlation import decomposition
+
+
+def autoencoder_terms(output: AutoencoderOutput, inputs: Inputs) -> Terms:
+    """Distortion alone: the code has no prior, so there is no rate and no ELBO."""
+    distortion = output.pixels.nll(inputs.x)
+    return Terms(distortion, {"distortion_nats": distortion})
+
+
+def vae_terms(config: VAEConfig, output: GaussianOutput, inputs: Inputs) -> Terms:
+    """Distortion + beta x rate, or the variant that the configuration names; see VAEConfig for their equations.
+
+    Source: Higgins et al., ICLR 2017, equation 4; beta 1 is the negative ELBO of arXiv:1312.6114, equation 3.
+    """
+    distortion = mean_distortion(output, inputs.x)
+    each = kl_each(output.posterior, output.prior)
+    rate, beta = each.sum(1), inputs.weights["beta"]
+    parts = elbo_parts(distortion, rate)
+    if config.capacity is not None:
+        return Terms(distortion + beta * (rate - inputs.weights["capacity"]).abs(), parts)
+    if config.free_bits > 0:
+        return Terms(distortion + beta * free_bits(each, inputs, config.free_bits).sum(1), parts)
+    if config.total_correlation is not None:
+        split = decomposition(output, inputs)
+        weighted = inputs.weights["total_correlation"] * split.total_correlation + beta * split.dimension_kl
+        return Terms(distortion + split.mutual_information + weighted, {**parts, **split.parts()})
+    return Terms(distortion + beta * rate, parts)
+
+
+def importance_terms(output: IWAEOutput, inputs: Inputs, *, gradient: str) -> Terms:
+    """Minus the importance-weighted bound, or for `stl` and `dreg` the surrogate with their gradient.
+
+    Source: arXiv:1509.00519, equations 8 and 14; arXiv:1703.09194; arXiv:1810.04152, equation 8.
+    """
+    log_weight = output.log_weight
+    bound = math.log(len(log_weight)) - log_weight.logsumexp(0)
+    distortion = mean_distortion(output.vae, inputs.x)
+    rate = kl_each(output.vae.posterior, output.vae.prior).sum(1)
+    parts = {**elbo_parts(distortion, rate), "neg_iwae_bound_nats": bound}
+    if gradient == "iwae":
+        return Terms(bound, parts)
+    return Terms(-(log_weight.detach().softmax(0) * log_weight).sum(0), parts)
+
+
+def free_bits(rates: Tensor, inputs: Inputs, nats: float) -> Tensor:
+    """[B, G] rates, where a group whose mean over the global batch is below `nats` costs that, without a gradient.
+
+    Source: Kingma et al., arXiv:1606.04934, equation 15.
+    """
+    total = (rates.detach() * inputs.row_weight[:, None]).sum(0)
+    if world_size() > 1:
+        total = all_reduce_sum(total.clone())
+    return torch.where(total / inputs.global_rows > nats, rates, nats)
+
+
+def mean_distortion(output: GaussianOutput, x: Tensor) -> Tensor:
+    """-log p(x | z) of each sample, the mean over its draws, [B]."""
+    draws = len(output.latent)
+    return output.pixels.nll(x.repeat(draws, 1, 1, 1)).unflatten(0, (draws, len(x))).mean(0)

@@ -1,0 +1,28 @@
+"""What every objective returns."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The loss [B] that is minimised, and its parts [B], without their weights, by names that end in the unit.
+
+    Every family with a prior has `distortion_nats`, `rate_nats` and `neg_elbo_nats`, their sum: the negative ELBO at
+    beta 1. Where the gradient is an estimator's, `loss` is the surrogate that has this gradient; parts never are.
+    """
+
+    loss: Tensor
+    parts: Mapping[str, Tensor]
+
+
+def primary(figures: Iterable[str]) -> str:
+    """The figure by which models of one family are compared: the negative ELBO; without a prior, the distortion."""
+    return "neg_elbo_nats" if "neg_elbo_nats" in figures else "distortion_nats"
+
+
+def elbo_parts(distortion: Tensor, rate: Tensor) -> dict[str, Tensor]:
+    """The parts of every family with a prior."""
+    return {"neg_elbo_nats": distortion + rate, "distortion_nats": distortion, "rate_nats": rate}
