@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,7 +14,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from pipeline.config_errors import describe, explain, line_of
 from pipeline.data.config import DataConfig, ReadConfig, ShardConfig
 from pipeline.errors import UserError, did_you_mean
-from vae_core.config import ModelConfig, Scheduled, Strict, check, check_scheduled, to_dict
+from vae_core.config import ModelConfig, Scheduled, Strict, check, check_at_least, check_scheduled, to_dict
+from vae_core.config.priors import PixelCNNConfig
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -68,20 +69,68 @@ class TuneConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PriorConfig(Strict):
-    """No keys yet."""
+    """The learned prior over the codes of a quantised family; the best epoch on the validation split is kept."""
+
+    seed: int = 0
+    epochs: int = 20
+    global_batch_size: int = 128
+    learning_rate: Scheduled = 0.001
+    max_grad_norm: float = 10.0
+    network: PixelCNNConfig = field(default_factory=PixelCNNConfig)
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "seed")
+        check_at_least(self, 1, "epochs", "global_batch_size")
+        check(self, "max_grad_norm", self.max_grad_norm > 0, "a number above 0")
+        check_scheduled(self, "learning_rate", above=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesConfig(Strict):
+    """The classifier whose features the distances between images are taken in."""
+
+    seed: int = 0
+    steps: int = 1500
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "seed")
+        check_at_least(self, 1, "steps", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig(Strict):
+    """What is measured on the test split. 0 leaves a figure out.
+
+    Attributes:
+        nll_samples: importance samples an image.
+        feature_images: test images, and samples, between which the Frechet and kernel distances are taken.
+        probe_images: training images that the linear probe learns from.
+        factor_images: training images for the disentanglement scores, where attributes are factors.
+        coded_images: test images whose codes are written under the prior and decoded back.
+        refined_images, refine_steps: test images whose posterior is refined one by one, for the amortisation gap.
+        annealed_images, annealed_steps: test images whose likelihood is checked by annealed importance sampling.
+        inception_weights: file of torch-fidelity's weights; null: distances in the classifier's features alone.
+    """
+
     seed: int
     batch_size: int
     nll_samples: int
     figure_images: int
+    feature_images: int = 2000
+    probe_images: int = 5000
+    factor_images: int = 15_000
+    coded_images: int = 256
+    refined_images: int = 0
+    refine_steps: int = 100
+    annealed_images: int = 0
+    annealed_steps: int = 500
+    inception_weights: str | None = None
 
     def __post_init__(self) -> None:
-        check(self, "seed", self.seed >= 0, "an integer of at least 0")
-        for name in ("batch_size", "nll_samples", "figure_images"):
-            check(self, name, getattr(self, name) >= 1, "an integer of at least 1")
+        check_at_least(self, 0, "seed", "feature_images", "probe_images", "factor_images", "coded_images")
+        check_at_least(self, 0, "refined_images", "annealed_images")
+        check_at_least(self, 1, "batch_size", "nll_samples", "figure_images", "refine_steps", "annealed_steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +207,7 @@ class Params(Strict):
     report: ReportConfig
     retrain: RetrainConfig
     compute: ComputeConfig
+    features: FeaturesConfig = FeaturesConfig()
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -29,9 +29,12 @@ class Bernoulli:
     logits: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        """-log p(x) of each sample for x in {0, 1}, summed over the pixels; from logits, so finite for any of them."""
-        logits = self.logits.float()
-        return F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").flatten(1).sum(1)
+        """-log p(x) of each sample for x in {0, 1}, summed over the pixels; from logits, so finite for any of them.
+
+        x may have fewer rows, where the logits hold several draws of all of them in turn: it is not copied for each.
+        """
+        logits = self.logits.float().unflatten(0, (len(self.logits) // max(1, len(x)), len(x)))
+        return F.softplus(logits).addcmul_(x, logits, value=-1).flatten(2).sum(2).flatten()
 
     @property
     def mean(self) -> Tensor:

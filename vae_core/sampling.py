@@ -13,6 +13,7 @@ from torch import Tensor
 from vae_core.likelihoods import Pixels
 from vae_core.models import CodeModel, ContinuousModel, HasPrior, Model
 from vae_core.models.base import Codes, repeated
+from vae_core.models.categorical import Categorical
 
 Shown: TypeAlias = Literal["mean", "draw"]
 Path: TypeAlias = Literal["linear", "spherical"]
@@ -52,17 +53,18 @@ def sample(
     Raises:
         ValueError: the model has no prior, or needs one that was not given.
     """
-    generator = _generator(seed)
+    generator, device = _generator(seed), next(model.parameters()).device
     if isinstance(model, HasPrior):
-        epsilon = torch.randn(count, model.latent_dim, generator=generator)
+        epsilon = torch.randn(count, model.latent_dim, generator=generator).to(device)
         latent = model.from_prior(temperature * epsilon, c)
         return _shown(model.decode(latent, c), pixels, generator)
     if not isinstance(model, CodeModel):
         raise ValueError(f"a model of kind {model.config.kind} has no prior to draw from")
     if prior is not None:
-        codes = prior.sample(count, c, generator=generator, temperature=temperature)
-    elif model.config.kind == "categorical":
-        codes = tuple(torch.randint(model.num_codes, (count, *g), generator=generator) for g in model.grids)
+        on_device = torch.Generator(device).manual_seed(seed)
+        codes = prior.sample(count, c, generator=on_device, temperature=temperature)
+    elif isinstance(model, Categorical):
+        codes = model.prior_codes(torch.rand(count, model.config.variables, generator=generator).to(device))
     else:
         raise ValueError(f"samples of a model of kind {model.config.kind} need a prior over its codes")
     return _shown(model.decode(codes, c), pixels, generator)

@@ -126,9 +126,7 @@ def open_data(name: DataName, place: Path, device: torch.device) -> Data:
 def _mnist(place: Path, device: torch.device) -> Data:
     digits = read_digits(place)
     train, test = (
-        Rows(
-            torch.from_numpy(images[:, None].copy()).to(device), torch.from_numpy(labels.astype(np.int64)).to(device)
-        )
+        Rows(torch.from_numpy(images[:, None].copy()).to(device), torch.from_numpy(labels.astype(np.int64)).to(device))
         for images, labels in ((digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels))
     )
     return Data(train, test, f"{len(train):,} training and {len(test):,} test images", digits.published)

@@ -52,7 +52,8 @@ def read_digits(place: Path) -> Digits:
                 f"{place}: expected images [N, H, W] and labels [N], got {images.shape} and {labels.shape}"
             )
     digests = tuple(hashlib.sha256(unparse(array)).hexdigest() for array in arrays)
-    return Digits(*arrays, published=digests == MNIST_SHA256)
+    train_images, train_labels, test_images, test_labels = arrays
+    return Digits(train_images, train_labels, test_images, test_labels, digests == MNIST_SHA256)
 
 
 def parse(content: bytes, name: str) -> Bytes:

@@ -1,9 +1,9 @@
-"""The loop: rows of each step by (seed, step) alone, checkpoints in safetensors, so that a run goes on where it stopped."""
+"""The loop: each step's rows by (seed, step) alone, checkpoints in safetensors; so a run goes on where it stopped."""
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,6 +186,3 @@ def _resume(path: Path | None, model: Model, optimizer: Adam) -> tuple[int, floa
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-Say = Callable[[str], None]

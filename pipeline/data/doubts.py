@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.data.inspection import Inspection
 from pipeline.data.scan import TRAIN
+from pipeline.data.shape import things
 from pipeline.data.split import SPLITS
 
 FEW_ROWS = 10  # of a split: its figures would be chance
@@ -23,8 +24,8 @@ def doubts(found: Inspection) -> Iterator[str]:
     rows = sum(found.counts.values())
     if found.duplicates and found.duplicates > HEAVY_DUPLICATION * rows:
         yield (
-            f"{found.duplicates:,} of {rows:,} images repeat another one exactly, so the model is trained on them more "
-            "often; keep one of each in the source, unless that is meant"
+            f"{found.duplicates:,} of {rows:,} {things(found.shape)} repeat another one exactly, so the model is "
+            "trained on them more often; keep one of each in the source, unless that is meant"
         )
 
 
@@ -33,7 +34,10 @@ def _splits(found: Inspection) -> Iterator[str]:
     for split, rows in found.counts.items():
         if rows < FEW_ROWS:
             remedy = keys.get(split, "lower data.validation_fraction and data.test_fraction")
-            yield f"the {split} split has {_images(rows)}, too few for figures to mean much; {remedy}, or add images"
+            yield (
+                f"the {split} split has {_counted(rows, found)}, too few for figures to mean much; {remedy}, or add "
+                f"{things(found.shape)}"
+            )
 
 
 def _classes(found: Inspection) -> Iterator[str]:
@@ -43,33 +47,35 @@ def _classes(found: Inspection) -> Iterator[str]:
     if missing := [found.classes[label] for label in np.flatnonzero(train == 0)]:
         elsewhere = int(found.labels[:, train == 0].sum())
         yield (
-            f"no training image of {_named(missing)} ({elsewhere:,} in {' and '.join(SPLITS[1:])}), so nothing is "
-            "learned of it; add images, or leave it out of data.classes and the source"
+            f"no training {things(found.shape)[:-1]} of {_named(missing)} ({elsewhere:,} in "
+            f"{' and '.join(SPLITS[1:])}), so nothing is learned of it; add {things(found.shape)}, or leave it out of data.classes and the source"
         )
     largest, smallest = int(train.argmax()), int(np.where(train > 0, train, train.max()).argmin())
     if train[largest] >= UNBALANCED * max(1, train[smallest]):
         yield (
-            f"{found.classes[largest]!r} has {train[largest]:,} training images and {found.classes[smallest]!r} "
-            f"{train[smallest]:,}; classes are not weighted, so add images of the rare ones, or drop some of the others"
+            f"{found.classes[largest]!r} has {train[largest]:,} training {things(found.shape)} and "
+            f"{found.classes[smallest]!r} {train[smallest]:,}; classes are not weighted, so add some of the rare ones, "
+            "or drop some of the others"
         )
 
 
 def _pixels(found: Inspection) -> Iterator[str]:
     if found.constant:
+        what, place = (things(found.shape)[:-1], "pixel" if found.shape.height > 1 else "place")
         yield (
-            f"{_images(found.constant)} with the same value in every pixel; if that is no image of anything, take "
-            "it out of the source"
+            f"{_counted(found.constant, found)} with the same value in every {place}; if that is no {what} of "
+            "anything, take it out of the source"
         )
     highest = [channel.high for channel in found.channels if channel.high is not None]
-    if highest and max(highest) <= 1:
+    if highest and max(highest) <= 1 and things(found.shape) == "images":
         yield (
             f"no pixel of a training image is above {max(highest)} of 255, so all images are nearly black: probably "
             "values from 0 to 1 stored as integers; store them as bool or float, or multiply them by 255"
         )
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
+def _counted(count: int, found: Inspection) -> str:
+    return f"{count:,} {things(found.shape)[: -1 if count == 1 else None]}"
 
 
 def _named(names: list[str]) -> str:

@@ -117,7 +117,9 @@ def _traversal(model: ContinuousModel, x: Tensor, c: Tensor | None, count: int) 
     shown = z.std(0).argsort(descending=True)[:TRAVERSED].tolist()
     values = torch.linspace(-TRAVERSAL, TRAVERSAL, count)
     rows = traverse(model, z[:1], values, None if c is None else c[:1], dims=shown)
-    return grid(list(rows), [f"z{dim}" for dim in shown], f"One dimension at a time, from -{TRAVERSAL:g} to {TRAVERSAL:g}")
+    return grid(
+        list(rows), [f"z{dim}" for dim in shown], f"One dimension at a time, from -{TRAVERSAL:g} to {TRAVERSAL:g}"
+    )
 
 
 def _style(model: Model, x: Tensor, batch: Batch, count: int) -> Figure:
@@ -131,7 +133,9 @@ def _style(model: Model, x: Tensor, batch: Batch, count: int) -> Figure:
     assert other is not None
     drawn = transfer_style(model, images, as_is[:rows].repeat_interleave(classes, dim=0), other)
     shown = [torch.cat((x[i : i + 1], row)) for i, row in enumerate(drawn.unflatten(0, (rows, classes)))]
-    return grid(shown, [f"{int(label)} as" for label in batch.labels[:rows]], f"Each image, then as class 0 to {classes - 1}")
+    return grid(
+        shown, [f"{int(label)} as" for label in batch.labels[:rows]], f"Each image, then as class 0 to {classes - 1}"
+    )
 
 
 def _codes(model: CodeModel, images: Tensor, x: Tensor, c: Tensor | None, count: int) -> Figure:

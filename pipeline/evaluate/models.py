@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+from pipeline import files
 from pipeline.errors import UserError
 from vae_core.models import Model
+from vae_core.priors import CodePrior
+from vae_core.priors.files import load_prior
 from vae_core.serialize import CONFIG, WEIGHTS, ModelFileError, load_model
+
+METRICS = "metrics.json"
 
 
 def open_model(directory: Path) -> Model:
@@ -17,6 +22,22 @@ def open_model(directory: Path) -> Model:
         return load_model(directory)
     except ModelFileError as error:
         raise UserError(f"{error}; restore it with `dvc checkout`, or make it again with `dvc repro`") from None
+
+
+def open_prior(directory: Path) -> CodePrior | None:
+    """The prior over a model's codes that the stage wrote; None where the family has its prior in the model.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        if not (directory / WEIGHTS).exists() and files.read_json(directory / METRICS)["kind"] == "none":
+            return None
+        return load_prior(directory)
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{directory}: {error}; restore it with `dvc checkout`, or make it again with `dvc repro`"
+        ) from None
 
 
 def same_model(one: Path, other: Path) -> bool:

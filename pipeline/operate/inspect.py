@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import Params
+from pipeline.data.shape import described, things
 from pipeline.errors import UserError
 from pipeline.report.vocabulary import channel_names, size
 
@@ -57,7 +58,6 @@ def main(params: Params, args: Namespace) -> None:
 def describe(found: "Inspection") -> Iterator[str]:
     """The lines of the description, paragraphs apart."""
     from pipeline.data.doubts import doubts
-    from pipeline.data.shape import described, things
 
     yield f"{_plain(found.name)} {found.digest[:12]}"
     yield f"{sum(found.counts.values()):,} {things(found.shape)}, {described(found.shape)}"
@@ -95,12 +95,13 @@ def _classes(found: "Inspection") -> Iterator[str]:
 
 
 def _numbers(found: "Inspection") -> Iterator[str]:
+    is_image = things(found.shape) == "images"
+    names = channel_names(found.shape.channels) if is_image or found.shape.channels > 1 else ("value",)
     rows = [
         [name, f"{channel.mean:.2f}", f"{channel.std:.2f}", *map(_value, (channel.low, channel.high))]
-        for name, channel in zip(channel_names(found.shape.channels), found.channels, strict=True)
+        for name, channel in zip(names, found.channels, strict=True)
     ]
-    of = "values" if found.shape.height == 1 else "pixels"
-    yield from _aligned([[f"{of}, 0 to 255", "mean", "std", "min", "max"], *rows])
+    yield from _aligned([[f"{'pixels' if is_image else 'values'}, 0 to 255", "mean", "std", "min", "max"], *rows])
     if found.constant is None:
         yield "the shards are encoded or elsewhere, so only the images of the contact sheet were read"
     if found.attributes:
@@ -114,7 +115,8 @@ def _ledger(found: "Inspection") -> Iterator[str]:
     if found.duplicates is None or found.rows_in is None:
         yield "duplicates and rows put aside: in the data folder, not in the shards"
         return
-    repeated = f"{found.duplicates:,} images equal another one of their split" if found.duplicates else "none"
+    what = things(found.shape)
+    repeated = f"{found.duplicates:,} {what} equal another one of their split" if found.duplicates else "none"
     yield f"duplicates: {repeated}"
     aside = sum(reason.rows for reason in found.reasons)
     yield f"put aside: {aside:,} of {found.rows_in:,} rows"

@@ -9,9 +9,9 @@ from pipeline.__main__ import TIMINGS
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.stages import RESULTS
+from vae_core.metrics.primary import primary
 
-STAGES = ("ingest", "shard", "train", "tune", "evaluate", "export", "report")
-PRIMARY = "neg_elbo_nats"
+STAGES = ("ingest", "shard", "features", "train", "tune", "prior", "evaluate", "export", "report")
 
 
 def main(params: Params, args: Namespace) -> None:
@@ -26,8 +26,9 @@ def _scores(families: tuple[str, ...]) -> Iterator[str]:
         if not path.exists():
             raise UserError(f"{path}: no such file; run `dvc repro` first")
         scores = files.read_json(path)
-        baseline, best = (scores[name]["test"][PRIMARY] for name in ("baseline", "best"))
-        yield f"  {family:<12}{baseline:>10.2f}{best:>10.2f}"
+        name = primary(scores["best"]["test"])
+        baseline, best = (scores[model]["test"][name] for model in ("baseline", "best"))
+        yield f"  {family:<12}{baseline:>10.2f}{best:>10.2f}{'' if name == 'neg_elbo_nats' else f'  ({name})'}"
 
 
 def _times(folder: Path) -> Iterator[str]:

@@ -28,7 +28,7 @@ CURVES = (
 )
 TRIALS = ("trial", "status", "epochs", "val_neg_elbo_nats", "val_distortion_nats", "val_rate_nats", "best")
 STATISTICS = ("mean", "std", "min", "max")
-FIGURES = ("reconstructions", "samples", "interpolation", "codes")
+FIGURES = ("reconstructions", "samples", "interpolation", "traversal", "style", "codes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,7 @@ class Family:
     sweep: Picture
     metrics: Mapping[str, Mapping[str, Any]]
     figures: Mapping[str, Picture]
+    findings: Sequence[Mapping[str, str]]
     model: Mapping[str, Any]
     lineage: Mapping[str, str]
     parity: Mapping[str, Any]
@@ -126,6 +127,7 @@ def read_family(name: str, root: Path) -> Family:
         sweep=_picture(root, f"results/tune/{name}/rate_distortion.png"),
         metrics={which: results.at(which, "test") for which in ("baseline", "best")},
         figures=dict(_figures(root, f"results/evaluate/{name}")),
+        findings=Json.read(root, f"results/diagnosis/{name}.json").content,
         model=config.at("model"),
         lineage=config.at("lineage"),
         parity=Json.read(root, f"artifacts/{name}/metrics.json").at("parity"),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from pipeline.report.figures import curve_chart
 from pipeline.report.inputs import TRIALS, Family, Row
 from pipeline.report.vocabulary import ABSENT, FILES, METRICS, NATS, PARITY, figure, in_order, is_number, written
+from vae_core.metrics.primary import primary
 
 CHARTS = {"neg_elbo": "Negative ELBO, β = 1", "distortion": "Distortion", "rate": "Rate"}
 
@@ -23,10 +24,23 @@ CAPTIONS = {
         "Interpolation",
         "Straight lines between the codes of two test images. In-between images should stay plausible.",
     ),
+    "traversal": (
+        "Traversals",
+        "The code of one test image with one dimension at a time changed. A dimension that changes nothing is not used.",
+    ),
+    "style": ("Style transfer", "Each test image encoded as what it is and decoded as every class in turn."),
     "codes": ("Codes", "Test images, the codes they become, shown by number, and the images decoded from those codes."),
 }
 
-KINDS = {"vae": "Variational autoencoder", "vqvae": "Vector-quantised autoencoder"}
+KINDS = {
+    "autoencoder": "Autoencoder",
+    "vae": "Variational autoencoder",
+    "iwae": "Importance-weighted autoencoder",
+    "vqvae": "Vector-quantised autoencoder",
+    "vqvae2": "Vector-quantised autoencoder of several levels",
+    "categorical": "Autoencoder with categorical latents",
+    "hierarchical": "Deep hierarchical variational autoencoder",
+}
 
 
 def family_section(family: Family) -> Mapping[str, Any]:
@@ -38,7 +52,8 @@ def family_section(family: Family) -> Mapping[str, Any]:
         "summary": summary(family.model),
         "likelihood": family.model.get("likelihood", ""),
         "conditional": family.model.get("condition", "none") != "none",
-        "vector_quantised": family.model.get("kind") == "vqvae",
+        "vector_quantised": family.model.get("kind") in ("vqvae", "vqvae2"),
+        "findings": family.findings,
         "headline": _headline(family),
         "charts": list(_charts(family, slug)),
         "epochs": len(family.curves),
@@ -62,7 +77,11 @@ def summary(model: Mapping[str, Any]) -> str:
     parts = [
         KINDS.get(model.get("kind", ""), str(model.get("kind", "model"))),
         "{latent_dim} latent dimensions" if "latent_dim" in model else "",
-        "β = {beta:g}" if "beta" in model else "",
+        "β = {beta:g}" if isinstance(model.get("beta"), int | float) else "",
+        "{variables} variables of {categories} categories" if "categories" in model else "",
+        "{samples} importance samples" if model.get("kind") == "iwae" else "",
+        "{levels} levels" if "levels" in model else "",
+        "estimator {estimator}" if "estimator" in model else "",
         "{num_codes} codes of {code_dim} dimensions" if {"num_codes", "code_dim"} <= set(model) else "",
         f"{network['kind']} network" if "kind" in network else "",
         "{likelihood} likelihood" if "likelihood" in model else "",
@@ -73,10 +92,12 @@ def summary(model: Mapping[str, Any]) -> str:
 
 def _headline(family: Family) -> Mapping[str, Markup]:
     baseline, best = family.metrics["baseline"], family.metrics["best"]
+    name = primary(best)
     return {
-        "baseline": figure(baseline.get("neg_elbo_nats"), 2),
-        "best": figure(best.get("neg_elbo_nats"), 2),
-        "difference": _difference("neg_elbo_nats", baseline, best)[0],
+        "label": METRICS[name].label,
+        "baseline": figure(baseline.get(name), 2),
+        "best": figure(best.get(name), 2),
+        "difference": _difference(name, baseline, best)[0],
         "nll": figure(best.get("nll_nats"), 2),
         "nll_error": figure(best.get("nll_standard_error_nats"), 2) if "nll_nats" in best else Markup(""),
         "nll_samples": figure(best.get("nll_samples"), -1),
@@ -88,6 +109,8 @@ def _charts(family: Family, slug: str) -> Iterator[Mapping[str, Any]]:
     epochs = [int(row["epoch"]) for row in family.curves]
     for key, label in CHARTS.items():
         train = [_number(row, f"train_{key}_nats") for row in family.curves]
+        if not all(map(math.isfinite, train)):  # a family without a prior has a distortion alone
+            continue
         validation = [_number(row, f"val_{key}_nats") for row in family.curves]
         yield {
             "label": label,
@@ -102,6 +125,8 @@ def _charts(family: Family, slug: str) -> Iterator[Mapping[str, Any]]:
 def _trained_longest_then_lowest(row: Row) -> tuple[float, float]:
     """Trials stopped early compare only among themselves, so they come after those that went on."""
     epochs, value = _number(row, "epochs"), _number(row, "val_neg_elbo_nats")
+    if not math.isfinite(value):  # a family without a prior
+        value = _number(row, "val_distortion_nats")
     return (-epochs, value) if math.isfinite(value) else (math.inf, math.inf)
 
 

@@ -60,6 +60,13 @@ METRICS: Mapping[str, Metric] = {
         decimals=-1,
         compared=False,
     ),
+    "bits_per_dimension": Metric(
+        "Bits per dimension",
+        "bits",
+        "The negative ELBO in bits for each pixel and channel; only likelihoods of discrete pixels have it.",
+        decimals=4,
+        better="lower",
+    ),
     "mse": Metric(
         "Mean squared error",
         "pixels in [0, 1]",
@@ -67,12 +74,63 @@ METRICS: Mapping[str, Metric] = {
         decimals=5,
         better="lower",
     ),
+    "psnr_db": Metric(
+        "PSNR", "dB", "Peak signal-to-noise ratio of reconstructions, the mean over images.", better="higher"
+    ),
+    "ssim": Metric(
+        "SSIM",
+        "at most 1",
+        "Structural similarity of image and reconstruction (Gaussian window of 11), the mean over images.",
+        decimals=4,
+        better="higher",
+    ),
+    "sharpness_ratio": Metric(
+        "Sharpness kept",
+        "ratio",
+        "Variance of the Laplacian of reconstructions over that of the images: 1 is as sharp, 0 is flat.",
+        decimals=3,
+        better="higher",
+    ),
+    "effective_samples": Metric(
+        "Effective importance samples",
+        "an image",
+        "How many of the k draws carry the estimate of the NLL; few mean a loose bound.",
+    ),
+    "few_effective_samples_fraction": Metric(
+        "Images with few effective samples", "share, 0 to 1", "Whose NLL rests on fewer than ten draws.", decimals=3
+    ),
     "active_units": Metric(
         "Active units",
         "latent dimensions",
         "Dimensions whose posterior mean moves with the image (variance above 0.01); the others have collapsed.",
         -1,
     ),
+    "mutual_information_nats": Metric(
+        "Mutual information I(x; z)",
+        NATS,
+        "What the code tells of the image; at most the logarithm of the number of images.",
+    ),
+    "mutual_information_limit_nats": Metric("Limit of that estimate", NATS, "log of the images used.", compared=False),
+    "mutual_information_standard_error_nats": Metric(
+        "Standard error of the mutual information", NATS, "Over the draws.", decimals=3, compared=False
+    ),
+    "aggregate_kl_nats": Metric(
+        "KL of the aggregate posterior",
+        NATS,
+        "KL(q(z) ‖ p(z)): the part of the rate that tells nothing of the image; high where samples miss the data.",
+        better="lower",
+    ),
+    "aggregate_rows": Metric("Images in the aggregate posterior", "rows", "", decimals=-1, compared=False),
+    "marginal_mismatch_nats": Metric(
+        "Mismatch of the moments", NATS, "KL of the mean and variance of q(z) to the prior, summed over dimensions."
+    ),
+    "amortisation_gap_nats": Metric(
+        "Amortisation gap", NATS, "What a posterior fitted to each image alone would save.", better="lower"
+    ),
+    "annealed_nll_nats": Metric(
+        "NLL by annealed importance sampling", NATS, "An independent check, on the first images only.", better="lower"
+    ),
+    "annealed_rows_nll_nats": Metric("Importance-weighted NLL of the same images", NATS, "", better="lower"),
     "codebook_used_fraction": Metric(
         "Codebook in use",
         "share, 0 to 1",
@@ -91,12 +149,66 @@ METRICS: Mapping[str, Metric] = {
         "From the encoder's output to its codes, summed over positions and dimensions, in the encoder's own scale.",
         decimals=3,
     ),
+    "prior_nats": Metric(
+        "Rate under the learned prior", NATS, "What the codes of a test image cost under the autoregressive prior."
+    ),
+    "prior_saving_fraction": Metric(
+        "Saved by the learned prior", "share, 0 to 1", "Of what a uniform prior would charge.", decimals=3
+    ),
+    "coded_bits": Metric(
+        "Coded size",
+        "bits an image",
+        "Of a file of codes that was written under the prior and decoded back exactly.",
+        1,
+    ),
+    "coded_over_prior_cost": Metric("Coded size over the prior's cost", "ratio", "1 is the limit.", decimals=4),
+    "coded_images": Metric("Images coded", "rows", "", decimals=-1, compared=False),
+    "probe_accuracy": Metric(
+        "Linear probe",
+        "accuracy, 0 to 1",
+        "Of a linear classifier of the labels on the code, learned from training images.",
+        decimals=4,
+        better="higher",
+    ),
+    "sample_classifier_frechet": Metric(
+        "Fréchet distance of samples",
+        "classifier features",
+        "Between samples and test images, in features of a classifier trained here; compares within one data set only.",
+        better="lower",
+    ),
+    "sample_classifier_kernel": Metric(
+        "Kernel distance of samples", "classifier features", "Likewise, squared and unbiased.", 5, better="lower"
+    ),
+    "reconstruction_classifier_frechet": Metric(
+        "Fréchet distance of reconstructions",
+        "classifier features",
+        "Between reconstructions and test images.",
+        better="lower",
+    ),
+    "reconstruction_classifier_kernel": Metric(
+        "Kernel distance of reconstructions", "classifier features", "Likewise.", 5, better="lower"
+    ),
+    **{
+        f"disentanglement_{name}": Metric(label, "0 to 1", meaning, decimals=3, better="higher")
+        for name, label, meaning in (
+            ("mig", "MIG", "Mutual information gap: does one dimension alone know a factor?"),
+            ("dci_disentanglement", "DCI disentanglement", "Does a dimension serve one factor?"),
+            ("dci_completeness", "DCI completeness", "Does a factor live in one dimension?"),
+            ("dci_informativeness", "DCI informativeness", "Can the factors be read at all?"),
+            ("sap", "SAP", "Separated attribute predictability, linear."),
+            ("modularity", "Modularity", "Does a dimension depend on one factor at most?"),
+            ("explicitness", "Explicitness", "Can a linear classifier read each factor?"),
+            ("factor_vae", "FactorVAE score", "Majority vote on the dimension that varies least."),
+            ("beta_vae", "β-VAE score", "Linear classifier of the factor held fixed."),
+        )
+    },
     "rows": Metric("Test images", "rows", "The whole test split, each image once.", decimals=-1, compared=False),
 }
 
 PARITY: Mapping[str, Metric] = {
     "encoder_max_abs_difference": Metric("Encoder", "largest absolute difference", "", -2),
     "decoder_max_abs_difference": Metric("Decoder", "largest absolute difference", "", -2),
+    "encoder_differing_codes_fraction": Metric("Encoder", "share of codes that differ", "", -2),
     "images": Metric("Compared on", "test images", "", -1),
 }
 
@@ -106,6 +218,8 @@ FILES: Mapping[str, str] = {
     "metrics.json": "test metrics and parity",
     "encoder.onnx": "encoder, for any ONNX runtime",
     "decoder.onnx": "decoder, for any ONNX runtime",
+    "prior.safetensors": "weights of the prior over codes",
+    "prior.json": "configuration of the prior",
     "README.md": "model card",
 }
 

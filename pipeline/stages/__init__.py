@@ -7,6 +7,7 @@ from pipeline.errors import UserError
 DATA = Path("data")
 SHARDS = DATA / "shards"
 MODELS = Path("models")
+FEATURES = DATA / "features"
 RESULTS = Path("results")
 ARTIFACTS = Path("artifacts")
 

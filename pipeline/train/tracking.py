@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pipeline import files
 from pipeline.progress import Copied, say
-from vae_core.objectives.terms import primary
+from vae_core.metrics.primary import primary
 
 Row: TypeAlias = dict[str, Any]
 

@@ -14,7 +14,7 @@ from pipeline.figures import save_png
 from pipeline.train.publish import METRICS, publish_model
 from pipeline.tune.search import Trial
 from pipeline.tune.space import Overrides
-from vae_core.objectives.terms import primary
+from vae_core.metrics.primary import primary
 
 FIGURES = ("neg_elbo_nats", "distortion_nats", "rate_nats")
 
@@ -59,7 +59,11 @@ def rate_distortion(rows: Sequence[dict[str, Any]], best: str) -> Figure:
     at = (across[best], chosen["val_distortion_nats"])
     axes.scatter(*at, s=160, facecolors="none", edgecolors="tab:red", label=f"best ({best})", zorder=3)
     axes.axline(at, slope=-1 if has_rate else 0, color="tab:red", linestyle=":", linewidth=1, zorder=1)
-    axes.set(xlabel="rate [nats]" if has_rate else "trial (this family has no rate)", ylabel="distortion [nats]", title="Validation split")
+    axes.set(
+        xlabel="rate [nats]" if has_rate else "trial (this family has no rate)",
+        ylabel="distortion [nats]",
+        title="Validation split",
+    )
     axes.legend()
     return figure
 

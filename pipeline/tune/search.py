@@ -20,7 +20,7 @@ from pipeline.train.run import TrainRun
 from pipeline.train.tracking import SAID, MetricLog, follow_sweep
 from pipeline.train.worker import FAILURE, served
 from pipeline.tune.space import Overrides, current, draw
-from vae_core.objectives.terms import primary
+from vae_core.metrics.primary import primary
 
 
 @dataclass

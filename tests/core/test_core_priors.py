@@ -97,17 +97,22 @@ def test_every_position_sees_all_before_it_and_nothing_after(grids: tuple[tuple[
     prior = make(grids, layers=layers).double()
     for level, grid in enumerate(grids):
         size = math.prod(grid)
-        codes = [one.expand(size + 1, *one.shape[1:]).clone() for one in codes_of(prior, 1)]
-        flat = codes[level].view(size + 1, size)
-        changed = torch.arange(size)
-        flat[changed, changed] = (flat[changed, changed] + 1) % CODES  # row i: position i is another; the last: none
-        with torch.no_grad():
-            logits = prior.logits(codes, None)[level].reshape(size + 1, size, CODES)
-        moved = (logits[:size] - logits[size]).abs().amax(-1)  # [changed, position]
+        moved = torch.stack([effects(prior, level, seed) for seed in range(4)]).amax(0)
         later = torch.ones(size, size, dtype=torch.bool).triu(1)
-        assert moved[~later].max() == 0
+        assert moved[~later].max() < 1e-13
         if layers == 5 and size > 1:
             assert moved[later].min() > 1e-10
+
+
+def effects(prior: CodePrior, level: int, seed: int) -> Tensor:
+    """[changed, position]: how far another code at one position of a level moves the logits of each."""
+    size = math.prod(prior.grids[level])
+    codes = [one.expand(size + 1, *one.shape[1:]).clone() for one in codes_of(prior, 1, seed)]
+    flat, changed = codes[level].view(size + 1, size), torch.arange(size)
+    flat[changed, changed] = (flat[changed, changed] + 1) % CODES  # in row i the code at i, in the last row none
+    with torch.no_grad():
+        logits = prior.logits(codes, None)[level].reshape(size + 1, size, CODES)
+    return (logits[:size] - logits[size]).abs().amax(-1)
 
 
 @given(layers=st.integers(1, 12), height=st.integers(1, 40), width=st.integers(1, 40))
@@ -268,9 +273,9 @@ def test_a_prior_without_knowledge_costs_as_much_as_the_uniform_one() -> None:
     assert uniform_nats(prior) == pytest.approx(30 * math.log(CODES))
 
 
-@every_grid
-def test_it_compiles_into_one_graph(grids: tuple[tuple[int, ...], ...]) -> None:
-    prior = make(grids, condition_dim=3, dropout=0.5, layers=2)
+@pytest.mark.parametrize("name", ["vector", "two"])
+def test_it_compiles_into_one_graph(name: str) -> None:
+    prior = make(GRIDS[name], condition_dim=3, dropout=0.5, layers=2)
     codes, c, keep = codes_of(prior, 4), condition_of(prior, 4), prior.draws(noise_of(4))
     torch._dynamo.reset()
     compiled = torch.compile(prior, fullgraph=True, backend="aot_eager")
@@ -293,7 +298,7 @@ def test_dropout_is_drawn_by_position_and_keeps_the_mean() -> None:
     assert part is not None
     assert keep.shape == (500, 2, 4, 8)
     assert torch.equal(part, keep[100:103])
-    assert set(keep.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert keep.unique().tolist() == pytest.approx([0, 4 / 3])
     assert keep.mean().item() == pytest.approx(1, abs=0.02)
     codes = codes_of(prior, 3)
     assert not torch.equal(prior(codes, None, part), prior(codes, None))
@@ -382,7 +387,7 @@ def test_it_learns_what_codes_have_in_common() -> None:
     prior = build_prior(PixelCNNConfig(channels=16, layers=3), ((2, 4), (4, 4)), 4)
     optimizer = torch.optim.Adam(prior.parameters())
     generator = torch.Generator().manual_seed(0)
-    for step in range(150):
+    for step in range(100):
         row = torch.randint(4, (32, 1, 4), generator=generator)
         codes = (row.expand(-1, 2, -1).clone(), row.expand(-1, 4, -1).clone())
         levels = prior_step(prior, codes, None, optimizer, noise=noise_of(32, step), row_weight=torch.ones(32),

@@ -1,70 +1,18 @@
 """Codebooks: nearest codes, and codes that move as their equations say. In a model: test_core_vqvae."""
 
-from copy import deepcopy
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from core_models import noise_for, vqvae
+from codebooks import grid, is_row_of, quantizer, random_grid, update, vectors_of
+from core_models import noise_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
-from vae_core.quantize import Codebook, EMACodebook, FiniteScalar, LossCodebook, Quantized, build_quantizer
+from vae_core.quantize import Codebook
 
 both_kinds = pytest.mark.parametrize("kind", ["ema", "loss"])
-both_starts = pytest.mark.parametrize("start", ["outputs", "kmeans"])
-
-
-def quantizer(
-    codes: Tensor | None = None,
-    *,
-    num_codes: int = 4,
-    code_dim: int = 2,
-    decay: float = 0.9,
-    restart: float = 0.05,
-    kind: str = "ema",
-    **fields: Any,
-) -> Codebook:
-    """A codebook that has started, with these codes; without codes, a new one."""
-    if codes is not None:
-        num_codes, code_dim = codes.shape
-    config = vqvae(
-        num_codes=num_codes, code_dim=code_dim, ema_decay=decay, restart_below=restart, codebook=kind, **fields
-    )
-    made = cast(Codebook, build_quantizer(config))
-    if codes is not None:
-        with torch.no_grad():
-            made.codebook.copy_(codes)
-        made.started.fill_(True)
-    return made
-
-
-def grid(vectors: Tensor) -> Tensor:
-    """[B, P, D] -> [B, D, P, 1], the layout of an encoder's output."""
-    return vectors.movedim(-1, 1)[..., None]
-
-
-def random_grid(rows: int, dim: int, side: int, seed: int) -> Tensor:
-    return torch.randn(rows, dim, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-def update(made: Codebook, z: Tensor, *, step: int = 0, weight: Tensor | None = None) -> Tensor:
-    found = made(z)
-    made.update(found, torch.ones(len(z)) if weight is None else weight, noise_for(len(z), step=step))
-    return cast(Quantized, found).codes
-
-
-def vectors_of(z: Tensor) -> Tensor:
-    """[B, D, h, w] -> [B * h * w, D]."""
-    return z.movedim(1, -1).flatten(0, -2)
-
-
-def is_row_of(rows: Tensor, table: Tensor) -> Tensor:
-    return (rows[:, None] == table[None]).all(-1).any(1)
 
 
 @settings(deadline=None, max_examples=40)
@@ -155,58 +103,26 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     torch.testing.assert_close(padded.counts, plain.counts)
 
 
-@both_kinds
-@both_starts
-@settings(deadline=None, max_examples=20)
-@given(st.integers(0, 2**31))
-def test_codes_never_start_at_padding(kind: str, start: str, seed: int) -> None:
-    made = quantizer(num_codes=16, kind=kind, start=start)
-    z = random_grid(6, 2, 2, seed)
-    z[[0, 2, 5]] = float("nan")
-    noise = replace(noise_for(3, seed=seed), position=torch.tensor([2, 0, 1, 1, 2, 5]))
-    made.update(made(z), torch.tensor([0.0, 1, 0, 1, 1, 0]), noise)
-    assert is_row_of(made.codebook, vectors_of(z[[1, 3, 4]])).all()
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 5), st.integers(1, 4), st.integers(2, 40), st.integers(0, 2**31))
-def test_the_first_update_starts_every_code_at_an_encoder_output(
-    rows: int, side: int, num_codes: int, seed: int
-) -> None:
-    made, z = quantizer(num_codes=num_codes, code_dim=3, restart=0.0), random_grid(rows, 3, side, seed)
-    assert not made.started
-    update(made, z)
-    assert made.started
-    assert is_row_of(made.codebook, vectors_of(z)).all()
-    assert made.counts.tolist() == pytest.approx([rows * side * side / num_codes] * num_codes)
-
-
-def test_codes_start_at_different_encoder_outputs() -> None:
-    made, z = quantizer(num_codes=32, code_dim=3), random_grid(64, 3, 4, seed=0)
-    update(made, z)
-    assert len(made.codebook.unique(dim=0)) > 28
-    rows = [int((vectors_of(z) == code).all(1).nonzero()[0]) // 16 for code in made.codebook]
-    assert min(rows) < 16
-    assert max(rows) >= 48
-
-
-def with_a_dead_code() -> Codebook:
+def with_a_dead_code(kind: str = "ema") -> Codebook:
     """Codes 0 to 2 stand near the data; code 3 is far away and has not been used for long."""
-    made = quantizer(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1e3, 1e3]]), decay=0.9, restart=0.05)
+    codes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1e3, 1e3]])
+    made = quantizer(codes, decay=0.9, restart=0.05, kind=kind)
     made.counts.copy_(torch.tensor([9.0, 9.0, 9.0, 1e-3]))
     return made
 
 
-def test_a_dead_code_restarts_at_an_encoder_output_with_the_count_of_an_average_code() -> None:
-    made, z = with_a_dead_code(), random_grid(9, 2, 2, seed=3)
+@both_kinds
+def test_a_dead_code_restarts_at_an_encoder_output_with_the_count_of_an_average_code(kind: str) -> None:
+    made, z = with_a_dead_code(kind), random_grid(9, 2, 2, seed=3)
     assert 3 not in update(made, z).unique()
     assert is_row_of(made.codebook[3:], vectors_of(z)).all()
     assert made.counts[3].item() == 9 * 4 / 4
     assert not is_row_of(made.codebook[:3], vectors_of(z)).any()
 
 
-def test_a_restarted_code_survives_the_next_update() -> None:
-    made = with_a_dead_code()
+@both_kinds
+def test_a_restarted_code_survives_the_next_update(kind: str) -> None:
+    made = with_a_dead_code(kind)
     update(made, random_grid(9, 2, 2, seed=3))
     restarted = made.codebook[3].clone()
     elsewhere = grid(torch.full((9, 4, 2), -5.0))
@@ -215,8 +131,9 @@ def test_a_restarted_code_survives_the_next_update() -> None:
     assert made.counts[3].item() == pytest.approx(0.9 * 9)
 
 
-def test_a_restarted_code_is_chosen_by_the_output_at_which_it_stands() -> None:
-    made, z = with_a_dead_code(), random_grid(9, 2, 2, seed=3)
+@both_kinds
+def test_a_restarted_code_is_chosen_by_the_output_at_which_it_stands(kind: str) -> None:
+    made, z = with_a_dead_code(kind), random_grid(9, 2, 2, seed=3)
     update(made, z)
     assert 3 in made.nearest(z).unique()
 
@@ -252,6 +169,17 @@ def test_codes_never_leave_the_range_of_the_data(seed: int, decay: float, restar
         assert (made.codebook >= lowest - 1e-4).all()
         assert (made.codebook <= highest + 1e-4).all()
     assert torch.isfinite(made.counts).all()
+
+
+@pytest.mark.parametrize("start", ["outputs", "kmeans"])
+def test_after_the_first_updates_no_code_is_longer_than_the_longest_output(start: str) -> None:
+    """Counts that begin at 0 are divided by next to nothing, and throw unused codes far beyond the data."""
+    made, longest = quantizer(num_codes=64, code_dim=16, decay=0.99, restart=0.0, start=start), 0.0
+    for step in range(4):
+        z = random_grid(8, 16, 2, seed=step)
+        longest = max(longest, vectors_of(z).norm(dim=1).max().item())
+        update(made, z, step=step)
+        assert made.codebook.norm(dim=1).max() <= longest * (1 + 1e-5)
 
 
 def test_restarts_keep_a_codebook_in_use() -> None:

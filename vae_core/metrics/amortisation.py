@@ -10,9 +10,25 @@ from vae_core.noise import Noise
 from vae_core.normal import DiagonalNormal, kl
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refinement:
+    """How the posterior of each image is fitted by Adam.
+
+    Attributes:
+        draws: an image and step. Each step has new ones: on the same few, the fit would learn these draws.
+        learning_rate: of the first step; it falls linearly to 0.
+        evaluation_draws: an image, for each of the two ELBOs.
+    """
+
+    steps: int = 200
+    draws: int = 8
+    learning_rate: float = 0.05
+    evaluation_draws: int = 100
+
+
 @dataclass(frozen=True, slots=True)
 class AmortisationGap:
-    """Negative ELBO of each image under two posteriors, [B] nats, from the same draws, none of them used to refine."""
+    """Negative ELBO of each image under two posteriors, float64 [B] nats, from the same draws, none used to refine."""
 
     amortised: Tensor
     refined: Tensor
@@ -24,71 +40,59 @@ class AmortisationGap:
 
 
 def amortisation_gap(
-    model: GaussianModel,
-    x: Tensor,
-    c: Tensor | None,
-    *,
-    noise: Noise,
-    steps: int = 200,
-    draws: int = 8,
-    evaluation_draws: int = 100,
-    learning_rate: float = 0.05,
+    model: GaussianModel, x: Tensor, c: Tensor | None, *, noise: Noise, fit: Refinement | None = None
 ) -> AmortisationGap:
-    """The encoder's ELBO against that of a Gaussian fitted to each image alone by Adam, from the encoder's output on.
-
-    Each step has new draws: on the same few, the fit would learn these draws. The rate of learning falls linearly to 0.
+    """The encoder's ELBO against that of a Gaussian fitted to each image alone, from the encoder's output on.
 
     Args:
         x: [B, C, H, W] observed pixels.
         c: [B, E] condition, or None.
-        draws: an image and step.
-        evaluation_draws: an image, for each of the two ELBOs.
 
-    Source: Cremer et al., arXiv:1801.03558, section 5.
+    Source: Cremer et al., arXiv:1801.03558.
     """
+    case = _Case(model, x, c, noise, fit or Refinement())
     with torch.no_grad():
         q = model.encode(x, c)
-        prior = model.prior(c)
-    refined = _refined(model, x, c, q, prior, noise, steps=steps, draws=draws, learning_rate=learning_rate)
-    both = []
+    best = case.refined(q)
     with torch.no_grad():
-        for posterior in (q, refined):
-            distortion = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-            for draw in range(0, evaluation_draws, draws):
-                count = min(draws, evaluation_draws - draw)
-                epsilon = model.importance_noise(noise, f"amortisation/evaluate/{draw}", count)
-                distortion += _distortions(model, x, c, posterior, epsilon).double().sum(0)
-            both.append(distortion / evaluation_draws + kl(posterior, prior).double())
-    return AmortisationGap(*both)
+        return AmortisationGap(case.evaluated(q), case.evaluated(best))
 
 
-def _refined(
-    model: GaussianModel,
-    x: Tensor,
-    c: Tensor | None,
-    q: DiagonalNormal,
-    prior: DiagonalNormal | None,
-    noise: Noise,
-    *,
-    steps: int,
-    draws: int,
-    learning_rate: float,
-) -> DiagonalNormal:
-    free = DiagonalNormal(q.mean.clone().requires_grad_(), q.log_var.clone().requires_grad_())
-    optimizer = torch.optim.Adam((free.mean, free.log_var), lr=learning_rate)
-    for step in range(steps):
-        epsilon = model.importance_noise(noise, f"amortisation/refine/{step}", draws)
-        with torch.enable_grad():
-            neg_elbo = _distortions(model, x, c, free, epsilon).mean(0) + kl(free, prior)
-            # One number for all images: the gradient of each has no part of another's, nor has Adam.
-            free.mean.grad, free.log_var.grad = torch.autograd.grad(neg_elbo.sum(), (free.mean, free.log_var))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (1 - step / steps)
-        optimizer.step()
-    return free.detach()
+@dataclass(frozen=True, slots=True)
+class _Case:
+    model: GaussianModel
+    x: Tensor
+    condition: Tensor | None
+    noise: Noise
+    fit: Refinement
 
+    def refined(self, q: DiagonalNormal) -> DiagonalNormal:
+        fit, free = self.fit, DiagonalNormal(q.mean.clone().requires_grad_(), q.log_var.clone().requires_grad_())
+        optimizer = torch.optim.Adam((free.mean, free.log_var), lr=fit.learning_rate)
+        for step in range(fit.steps):
+            epsilon = self.model.importance_noise(self.noise, f"amortisation/refine/{step}", fit.draws)
+            with torch.enable_grad():
+                neg_elbo = self.distortions(free, epsilon).mean(0) + self.rate(free)
+                # The sum serves each image alone: no image's cost, and no moment of Adam, depends on another's.
+                free.mean.grad, free.log_var.grad = torch.autograd.grad(neg_elbo.sum(), (free.mean, free.log_var))
+            for group in optimizer.param_groups:
+                group["lr"] = fit.learning_rate * (1 - step / fit.steps)
+            optimizer.step()
+        return free.detach()
 
-def _distortions(model: GaussianModel, x: Tensor, c: Tensor | None, q: DiagonalNormal, epsilon: Tensor) -> Tensor:
-    """-log p(x | z) of each draw, [S, B]."""
-    z = q.draw(epsilon)
-    return model.log_prior(z, c) - model.log_joint(x, c, z)
+    def evaluated(self, q: DiagonalNormal) -> Tensor:
+        """Negative ELBO, float64 [B]."""
+        total, draws = self.rate(q).double(), self.fit.evaluation_draws
+        for first in range(0, draws, self.fit.draws):
+            count = min(self.fit.draws, draws - first)
+            epsilon = self.model.importance_noise(self.noise, f"amortisation/evaluate/{first}", count)
+            total = total + self.distortions(q, epsilon).double().sum(0) / draws
+        return total
+
+    def distortions(self, q: DiagonalNormal, epsilon: Tensor) -> Tensor:
+        """-log p(x | z) of each draw, [S, B]."""
+        z = q.draw(epsilon)
+        return self.model.log_prior(z, self.condition) - self.model.log_joint(self.x, self.condition, z)
+
+    def rate(self, q: DiagonalNormal) -> Tensor:
+        return kl(q, self.model.prior(self.condition))

@@ -3,11 +3,13 @@
 Chains go from the prior to the posterior through p(z) p(x | z)^b, b from 0 to 1, by Hamiltonian Monte Carlo. Where the
 encoder misses modes or tails of the posterior, importance sampling from it says too little and does not show it.
 
-Source: Neal, Annealed importance sampling, Statistics and Computing 11 (2001); for decoders: Wu et al., arXiv:1611.04273.
+Source: Neal, Annealed importance sampling, Statistics and Computing 11 (2001); for decoders: Wu et al.,
+arXiv:1611.04273.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -18,7 +20,7 @@ from vae_core.noise import Noise
 LEAPFROG_STEPS = 10  # a proposal, as Wu et al.
 TARGET_ACCEPTANCE = 0.65  # near the optimum of Hamiltonian Monte Carlo
 FASTER, SLOWER = 1.02, 0.98  # of the step size after an acceptance above or below the target
-FIRST_STEP_SIZE = 0.05
+FIRST_STEP_SIZE = 0.1
 MEMORY = 0.9  # of the running acceptance
 PILOT_CHAINS = 4
 
@@ -84,7 +86,7 @@ class _Target:
 def sigmoidal_schedule(steps: int, sharpness: float = 4.0) -> list[float]:
     """Powers of the likelihood from 0 to 1, `steps` + 1 of them, closest at both ends.
 
-    Source: Wu et al., arXiv:1611.04273, section 4 (sigmoid spacing).
+    Source: Wu et al., arXiv:1611.04273 (sigmoid spacing).
     """
     raw = [1 / (1 + math.exp(-sharpness * (2 * step / steps - 1))) for step in range(steps + 1)]
     return [(value - raw[0]) / (raw[-1] - raw[0]) for value in raw]
@@ -108,8 +110,13 @@ def annealed_importance(
     Args:
         x: [B, C, H, W] observed pixels.
         c: [B, E] condition, or None.
-        chunk: images x chains that are decoded at once, where there are more chains than one.
+        chunk: images x chains that are decoded at once; one chain of all images at the least.
+
+    Raises:
+        ValueError: fewer than two chains, which have no standard error, or no steps.
     """
+    if chains < 2 or steps < 1:
+        raise ValueError(f"expected at least 2 chains and 1 step, got {chains} and {steps}")
     target = _Target(model, x, c, at_once=max(1, chunk // max(1, len(x))))
     powers = sigmoidal_schedule(steps)
     first = torch.full((len(x),), FIRST_STEP_SIZE, device=x.device)
@@ -117,7 +124,7 @@ def annealed_importance(
     log_weight, _, acceptance = _anneal(target, noise, "ais", powers, chains, sizes)
     total = log_weight.logsumexp(0)
     relative = torch.exp(log_weight - total) * chains  # weights over their mean
-    error = relative.std(0, correction=min(1, chains - 1)) / math.sqrt(chains)
+    error = relative.std(0) / math.sqrt(chains)
     return AnnealedEstimate(total - math.log(chains), error, acceptance)
 
 
@@ -136,7 +143,7 @@ def _anneal(
     adapt, size, used = sizes.dim() == 1, sizes, []
     recent = torch.full_like(z[0, :, 0], TARGET_ACCEPTANCE)
     accepted = torch.zeros_like(recent)
-    for step, (before, power) in enumerate(zip(powers, powers[1:], strict=False)):
+    for step, (before, power) in enumerate(pairwise(powers)):
         log_weight += (power - before) * target.likelihood(z).double()
         size = size if adapt else sizes[step]
         used.append(size)

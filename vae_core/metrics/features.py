@@ -54,7 +54,7 @@ def train_classifier(
     *,
     steps: int,
     seed: int,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 4e-3,
     device: torch.device | None = None,
 ) -> FeatureClassifier:
     """A classifier of the data, in evaluation mode and with frozen weights.

@@ -61,8 +61,36 @@ class RatePerDimension:
 
     def compute(self) -> Tensor:
         """float64 [L], over all ranks; every rank must call it."""
-        *_, weight = sums = all_reduce_sum(self.sums.clone())
-        return sums[:-1] / weight
+        sums = all_reduce_sum(self.sums.clone())
+        rates: Tensor = sums[:-1] / sums[-1]
+        return rates
+
+
+class MarginalMismatch:
+    """How far each dimension of the aggregate posterior q(z) is from N(0, 1) in mean and variance, in nats.
+
+    KL(N(m, v) || N(0, 1)) of the moments m and v of q(z): no estimate of a density, so, unlike `AggregatePosterior`,
+    it is sound at any rate and number of rows.
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        self.sums = torch.zeros(3, latent_dim, dtype=torch.float64)  # weight, mean, second moment
+
+    def add(self, q: DiagonalNormal, weight: Tensor) -> None:
+        """q: of the rows [B, L]; weight: [B], 0 for rows that do not count."""
+        wide = weight.double()[:, None]
+        mean, variance = q.mean.double(), q.log_var.double().exp()
+        moments = torch.stack((torch.ones_like(mean), mean, mean.square() + variance))
+        total = (torch.where(wide > 0, moments, 0.0) * wide).sum(1)
+        self.sums = self.sums.to(total.device) + total
+
+    def compute(self) -> Tensor:
+        """float64 [L], over all ranks; every rank must call it."""
+        weight, mean, second = all_reduce_sum(self.sums.clone())
+        mean = mean / weight
+        variance = second / weight - mean.square()
+        mismatch: Tensor = 0.5 * (mean.square() + variance - 1 - variance.log())
+        return mismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +161,8 @@ class AggregatePosterior:
         information = own - log_mixture(z, q)
         rate = (own - log_prior[:, 0]).mean()
         error = information.std(correction=0) / math.sqrt(rows)
-        found = torch.stack((information.mean(), rate - information.mean(), rate, error)).tolist()
-        return AggregateFigures(*found, rows=rows)
+        mutual = information.mean()
+        return AggregateFigures(float(mutual), float(rate - mutual), float(rate), float(error), rows)
 
     def _smallest(self, rows: Tensor) -> Tensor:
         return rows[rows[:, 0].argsort(stable=True)[: self.limit]]

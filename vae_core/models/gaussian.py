@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from vae_core.config import DataSpec, IWAEConfig, VAEConfig
-from vae_core.likelihoods import PixelHead, Pixels
+from vae_core.likelihoods import Bernoulli, PixelHead, Pixels
 from vae_core.models.base import ContinuousModel, repeated
 from vae_core.networks import build_decoder, build_encoder
 from vae_core.noise import Noise
@@ -37,7 +37,9 @@ class GaussianModel(ContinuousModel, ABC):
         self.head = PixelHead(config, data.channels)
         pixels = (self.head.raw_channels, data.height, data.width)
         self.decoder = build_decoder(config.network, config.latent_dim, pixels, self.condition_dim)
-        self.prior_network = _prior_network(self.condition_dim, config.latent_dim) if config.prior == "learned" else None
+        self.prior_network = (
+            _prior_network(self.condition_dim, config.latent_dim) if config.prior == "learned" else None
+        )
 
     def draws(self, noise: Noise) -> dict[str, Tensor]:
         return {"posterior": noise.normal("posterior", self.config.samples, self.latent_dim)}
@@ -77,8 +79,8 @@ class GaussianModel(ContinuousModel, ABC):
     def log_joint(self, x: Tensor, c: Tensor | None, z: Tensor) -> Tensor:
         """log p(x, z | c) in nats, [S, B], for latents [S, B, L]."""
         pixels = self.decode(z.flatten(0, 1), repeated(c, len(z)))
-        log_likelihood = -pixels.nll(x.repeat(len(z), 1, 1, 1)).unflatten(0, z.shape[:2])
-        return log_likelihood + self.log_prior(z, c)
+        rows = x if isinstance(pixels, Bernoulli) else x.repeat(len(z), 1, 1, 1)  # the one that copies nothing
+        return self.log_prior(z, c) - pixels.nll(rows).unflatten(0, z.shape[:2])
 
     def log_prior(self, z: Tensor, c: Tensor | None) -> Tensor:
         """log p(z | c) in nats, [S, B], for latents [S, B, L]."""

@@ -62,13 +62,14 @@ class Group(nn.Module):
             nn.init.zeros_(parameter)  # the prior starts at N(0, I)
 
     def prior(self, state: Tensor) -> DiagonalNormal:
-        mean, log_var = self.to_prior(state).float().chunk(2, dim=1)
-        return DiagonalNormal(mean, smooth_bound(log_var))
+        mean, log_var = smooth_bound(self.to_prior(state)).chunk(2, dim=1)
+        return DiagonalNormal(mean, log_var)
 
     def posterior(self, state: Tensor, features: Tensor, prior: DiagonalNormal) -> DiagonalNormal:
         """Mean mu_p + delta_mu and standard deviation sigma_p x delta_sigma (arXiv:2007.03898, section 3.2)."""
-        mean, log_var = self.to_posterior(torch.cat((state, features), dim=1)).float().chunk(2, dim=1)
-        return DiagonalNormal(prior.mean + mean, prior.log_var + smooth_bound(log_var))
+        seen = torch.cat((state, features), dim=1)
+        mean, log_var = smooth_bound(self.to_posterior(seen)).chunk(2, dim=1)
+        return DiagonalNormal(prior.mean + mean, prior.log_var + log_var)
 
     def forward(self, state: Tensor, z: Tensor) -> Tensor:
         """The state after the draw z."""

@@ -1,6 +1,6 @@
 """What every objective returns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,11 +16,6 @@ class Terms:
 
     loss: Tensor
     parts: Mapping[str, Tensor]
-
-
-def primary(figures: Iterable[str]) -> str:
-    """The figure by which models of one family are compared: the negative ELBO; without a prior, the distortion."""
-    return "neg_elbo_nats" if "neg_elbo_nats" in figures else "distortion_nats"
 
 
 def elbo_parts(distortion: Tensor, rate: Tensor) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def load_prior(directory: Path) -> CodePrior:
 
 
 def _from_dict(values: dict[str, Any]) -> CodePrior:
-    kind = values["prior"].get("kind")
+    kind = values["prior"]["kind"]
     if kind != "pixelcnn":
         raise ValueError(f"kind: expected 'pixelcnn', got {kind!r}")
     grids = [tuple(grid) for grid in values["grids"]]

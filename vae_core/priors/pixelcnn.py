@@ -119,7 +119,7 @@ class CodePrior(nn.Module):
 
         Args:
             c: [count, E], or None.
-            generator: on the prior's device.
+            generator: on the CPU for draws that do not depend on the prior's device.
             temperature: the logits are divided by it; below 1 probable codes become more so.
 
         Raises:
@@ -129,8 +129,10 @@ class CodePrior(nn.Module):
             raise ValueError(f"temperature: expected a number above 0, got {temperature}")
 
         def draw(level: int, position: int, logits: Tensor) -> Tensor:
-            probabilities = (logits.float() / temperature).softmax(-1)
-            return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            reached = (logits.double() / temperature).softmax(-1).cumsum(-1)
+            uniform = torch.rand(count, 1, generator=generator, device=generator.device, dtype=torch.float64)
+            found = torch.searchsorted(reached, uniform.to(reached.device) * reached[:, -1:], right=True)
+            return found[:, 0].clamp(max=self.num_codes - 1)
 
         return self.walk(count, c, draw)
 

@@ -1,0 +1,1 @@
+"""Training of the prior over the codes of a quantised model."""

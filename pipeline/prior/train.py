@@ -1,0 +1,245 @@
+"""Train the prior over codes, in this process. A run that was broken off goes on, and ends with the same bytes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline import files
+from pipeline.closure import code_fingerprint
+from pipeline.config import PriorConfig, fingerprint
+from pipeline.errors import UserError
+from pipeline.prior.codes import Coded
+from pipeline.progress import track
+from pipeline.train import checkpoints
+from vae_core.metrics.means import Means
+from vae_core.models import CodeModel
+from vae_core.noise import Noise
+from vae_core.priors import CodePrior, build_prior, prior_step
+from vae_core.schedules import value_at
+from vae_core.serialize import CONFIG, WEIGHTS, dump_tensors
+from vae_core.training import make_optimizer
+
+VALIDATION_BATCH = 500
+MAX_SKIPPED_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorRun:
+    """What is trained, on the codes of which model and data. Equal runs give equal results.
+
+    Attributes:
+        model: digest of the model whose codes are learned.
+        data: digest of the shards.
+        code: fingerprint of the files that this module imports.
+        condition_dropout: share of training rows that hide the condition, as in the model.
+    """
+
+    config: PriorConfig
+    grids: tuple[tuple[int, ...], ...]
+    num_codes: int
+    condition_dim: int
+    condition_dropout: float
+    model: str
+    data: str
+    code: str
+
+    @classmethod
+    def of(cls, config: PriorConfig, model: CodeModel, directory: Path, data: str) -> "PriorRun":
+        """The prior of the model in `directory` on the shards with digest `data`."""
+        return cls(
+            config=config,
+            grids=model.grids,
+            num_codes=model.num_codes,
+            condition_dim=model.condition_dim,
+            condition_dropout=model.config.condition_dropout,
+            model=fingerprint([files.sha256(directory / name) for name in (WEIGHTS, CONFIG)]),
+            data=data,
+            code=code_fingerprint(__name__),
+        )
+
+    @property
+    def name(self) -> str:
+        """The run's directory name."""
+        return f"prior-{fingerprint(self)}"
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        return {"data": self.data, "model": self.model, "params": fingerprint(self.config), "code": self.code}
+
+    def build(self) -> CodePrior:
+        """The prior with its initial weights."""
+        return build_prior(self.config.network, self.grids, self.num_codes, self.condition_dim, seed=self.config.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        weights: safetensors of the epoch with the lowest validation cost, the first of equals.
+        best_epoch: that epoch, from 0.
+        epochs: {split: {figure: value}} of each epoch, in nats an image.
+    """
+
+    weights: bytes
+    best_epoch: int
+    epochs: list[dict[str, dict[str, float]]]
+
+
+def train_prior(
+    run: PriorRun,
+    train: Coded,
+    val: Coded,
+    directory: Path,
+    *,
+    checkpoint_every_steps: int,
+    what: str,
+    device: torch.device | None = None,
+) -> Trained:
+    """Train `run` to the end, resuming from the newest checkpoint in `directory`.
+
+    Raises:
+        UserError: more steps than allowed had a loss or gradient that was not finite.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loop = _Loop(run, train, val, directory, device)
+    loop.resume()
+    left = range(loop.step, loop.total_steps)
+    for _ in track(left, total=len(left), what=what, unit="steps"):
+        loop.advance()
+        if loop.step % loop.steps_per_epoch == 0:
+            loop.end_epoch()
+        elif loop.step % checkpoint_every_steps == 0:
+            loop.save()
+    return loop.finished()
+
+
+class _Loop:
+    """The state of a run."""
+
+    def __init__(self, run: PriorRun, train: Coded, val: Coded, directory: Path, device: torch.device) -> None:
+        self.run, self.config, self.device = run, run.config, device
+        self.train, self.val, self.directory = train, val, directory
+        self.steps_per_epoch = math.ceil(len(train) / run.config.global_batch_size)
+        self.total_steps = run.config.epochs * self.steps_per_epoch
+        self.prior = run.build().to(device)
+        self.optimizer = make_optimizer(self.prior, learning_rate=1.0)  # each step sets its own
+        self.means = Means()
+        self.epochs: list[dict[str, dict[str, float]]] = []
+        self.step = self.skipped = 0
+        self._order: tuple[int, Tensor] | None = None
+
+    def resume(self) -> None:
+        """Restore the newest checkpoint."""
+        found = checkpoints.latest(self.directory / "checkpoints")
+        if found is not None:
+            found.restore(self.prior, self.optimizer)
+            self.step, self.skipped, self.epochs = (found.state[name] for name in ("step", "skipped", "epochs"))
+            self.means.load_state_dict(found.state["means"])
+
+    def advance(self) -> None:
+        """One step on the next rows of the epoch's order."""
+        epoch, place = divmod(self.step, self.steps_per_epoch)
+        size = self.config.global_batch_size
+        rows = self._rows_of(epoch)[place * size : (place + 1) * size]
+        codes, condition = self.train.rows(rows, self.device)
+        noise = self._noise("train", self.step, len(rows))
+        if condition is not None and self.run.condition_dropout > 0:
+            condition = condition * (noise.uniform("condition", 1) >= self.run.condition_dropout)
+        weight = torch.ones(len(rows), device=self.device)
+        done = prior_step(
+            self.prior,
+            codes,
+            condition,
+            self.optimizer,
+            noise=noise,
+            row_weight=weight,
+            learning_rate=value_at(self.config.learning_rate, self.step / self.total_steps),
+            max_grad_norm=self.config.max_grad_norm,
+        )
+        self.step += 1
+        if done.skipped:
+            self._skip()
+        else:
+            self.means.add(_figures(done.nll), weight)
+
+    def end_epoch(self) -> None:
+        """Validate, keep the weights if they are the best so far, write a checkpoint."""
+        self.epochs.append({"train": self.means.compute(), "val": self._validate()})
+        self.means = Means()
+        if self._best_epoch() == len(self.epochs) - 1:
+            files.write_bytes(self._weights(len(self.epochs) - 1), dump_tensors(self.prior.state_dict()))
+        self.save()
+
+    def save(self) -> None:
+        state = {"means": self.means.state_dict(), "epochs": self.epochs, "skipped": self.skipped}
+        checkpoints.save(self.directory / "checkpoints", self.step, self.prior, self.optimizer, state)
+
+    def finished(self) -> Trained:
+        best = self._best_epoch()
+        return Trained(weights=self._weights(best).read_bytes(), best_epoch=best, epochs=self.epochs)
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        means = Means()
+        for rows in torch.arange(len(self.val)).split(VALIDATION_BATCH):
+            nll = self.prior(*self.val.rows(rows, self.device))
+            means.add(_figures(nll), torch.ones(len(rows), device=self.device))
+        return means.compute()
+
+    def _best_epoch(self) -> int:
+        costs = [_cost(epoch["val"]) for epoch in self.epochs]
+        return costs.index(min(costs))
+
+    def _weights(self, epoch: int) -> Path:
+        """Of an epoch that was the best so far. One file each: an earlier checkpoint may still name an earlier one."""
+        return self.directory / "best" / f"epoch-{epoch:06d}.safetensors"
+
+    def _rows_of(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = Noise(seed=self.config.seed, scope="prior", step=epoch, position=torch.empty(0), rows=0)
+            self._order = epoch, torch.randperm(len(self.train), generator=generator.generator("order"))
+        return self._order[1]
+
+    def _noise(self, scope: str, step: int, rows: int) -> Noise:
+        position = torch.arange(rows, device=self.device)
+        return Noise(seed=self.config.seed, scope=f"prior/{scope}", step=step, position=position, rows=rows)
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        if self.skipped > MAX_SKIPPED_STEPS:
+            raise UserError(
+                f"prior: step {self.step}: loss or gradient not finite, {self.skipped} steps skipped; lower "
+                "prior.learning_rate or prior.max_grad_norm in params.yaml"
+            )
+
+
+def metrics(run: PriorRun, trained: Trained, uniform_nats: float) -> dict[str, Any]:
+    """What a run leaves as its figures: those of the best epoch, and the cost of each epoch."""
+    best = trained.epochs[trained.best_epoch]
+    costs = [{split: _cost(figures) for split, figures in epoch.items()} for epoch in trained.epochs]
+    return {
+        "kind": run.config.network.kind,
+        "epochs": len(trained.epochs),
+        "best_epoch": trained.best_epoch + 1,
+        "uniform_nats": uniform_nats,
+        **best,
+        "nll_nats": costs,
+    }
+
+
+def _figures(nll: Tensor) -> dict[str, Tensor]:
+    """[B] each, from [B, levels]; level 1 is the top one."""
+    levels = {f"level_{i + 1}_nats": level for i, level in enumerate(nll.unbind(1))}
+    return {"nll_nats": nll.sum(1), **levels}
+
+
+def _cost(figures: Mapping[str, float]) -> float:
+    """Of an epoch whose every training step was skipped there is none."""
+    cost = figures.get("nll_nats", math.inf)
+    return cost if math.isfinite(cost) else math.inf

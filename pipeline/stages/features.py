@@ -1,0 +1,15 @@
+"""train the classifier in whose features distances between images are taken -> data/features"""
+
+from pipeline import runtime
+from pipeline.config import Params
+from pipeline.data.loader import open_split
+from pipeline.evaluate.classifier import write_classifier
+from pipeline.progress import say
+from pipeline.stages import FEATURES, SHARDS
+
+
+def main(params: Params, family: str | None) -> None:
+    runtime.end_with_dvc()
+    train, test = (open_split(SHARDS, name, params.compute.read) for name in ("train", "test"))
+    metrics = write_classifier(train, test, params.features, FEATURES)
+    say(f"features: {metrics.get('why') or 'test accuracy {:.4f}'.format(metrics['test_accuracy'])}; {FEATURES}")
