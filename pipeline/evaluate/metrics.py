@@ -93,7 +93,8 @@ def _read(model: Model, train: Split, tested: Representation, config: EvaluateCo
         learned.add(seen)
     figures: dict[str, float] = {}
     codes, test_codes = learned["codes"], tested["codes"]
-    assert codes is not None and test_codes is not None
+    assert codes is not None
+    assert test_codes is not None
     if probing and labels is not None and (known := learned["labels"]) is not None:
         probe = fit_linear_probe(codes[:probing], known[:probing], num_classes=model.data.num_classes)
         figures["probe_accuracy"] = probe.accuracy(test_codes, labels)

@@ -26,7 +26,7 @@ CAPTIONS = {
     ),
     "traversal": (
         "Traversals",
-        "The code of one test image with one dimension at a time changed. A dimension that changes nothing is not used.",
+        "The code of one test image with one dimension at a time changed. One that changes nothing is not used.",
     ),
     "style": ("Style transfer", "Each test image encoded as what it is and decoded as every class in turn."),
     "codes": ("Codes", "Test images, the codes they become, shown by number, and the images decoded from those codes."),

@@ -74,9 +74,7 @@ METRICS: Mapping[str, Metric] = {
         decimals=5,
         better="lower",
     ),
-    "psnr_db": Metric(
-        "PSNR", "dB", "Peak signal-to-noise ratio of reconstructions, the mean over images.", better="higher"
-    ),
+    "psnr_db": Metric("PSNR", "dB", "Peak signal-to-noise ratio of reconstructions, over images.", better="higher"),
     "ssim": Metric(
         "SSIM",
         "at most 1",
@@ -158,7 +156,7 @@ METRICS: Mapping[str, Metric] = {
     "coded_bits": Metric(
         "Coded size",
         "bits an image",
-        "Of a file of codes that was written under the prior and decoded back exactly.",
+        "Of a file of codes written under the prior and decoded back exactly.",
         1,
     ),
     "coded_over_prior_cost": Metric("Coded size over the prior's cost", "ratio", "1 is the limit.", decimals=4),

@@ -1,9 +1,9 @@
 """The rate split into mutual information, total correlation and dimension-wise KL.
 
-Source: Chen et al., arXiv:1802.04942, equation 2, by minibatch-weighted sampling (equation S5) with the rows of the global
-batch as the whole data set: log q(z) is estimated by the log mean of q(z | x_j) over the batch of M rows. The estimate of
-the mutual information cannot exceed log M; the total correlation is too low by the same shortfall's counterpart. The
-gradient does not depend on that choice of constant.
+Source: Chen et al., arXiv:1802.04942, equation 2, with minibatch-weighted sampling (section 4) that takes the rows of
+the global batch for the whole data set: q(z) is estimated by the mean of q(z | x_j) over the batch of M rows. So the
+estimate of the mutual information is at most log M, and that of the total correlation leans on the batch size too.
+The gradient is that of any other data set size, which enters as a constant.
 """
 
 import math
