@@ -23,7 +23,8 @@ import torch
 from bench.reproduction import results as kept
 from bench.reproduction.data import Data, open_data
 from bench.reproduction.evaluation import evaluate
-from bench.reproduction.rows import ROWS, UNITS, Row, find
+from bench.reproduction.row import UNITS, Row
+from bench.reproduction.rows import ROWS, find
 from bench.reproduction.training import How, OutOfTimeError, fit
 
 OUT = Path("bench/results/reproduction.json")

@@ -199,6 +199,7 @@ class Params(Strict):
     shard: ShardConfig
     families: tuple[str, ...]
     models: dict[str, AnyModel]
+    features: FeaturesConfig = FeaturesConfig()
     train: TrainConfig
     tune: TuneConfig
     prior: PriorConfig
@@ -207,7 +208,6 @@ class Params(Strict):
     report: ReportConfig
     retrain: RetrainConfig
     compute: ComputeConfig
-    features: FeaturesConfig = FeaturesConfig()
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

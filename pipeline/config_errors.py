@@ -12,6 +12,8 @@ from vae_core.config import RangeError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
+SCALARS = ("float", "int", "str", "bool")  # members of a union beside its classes, as pydantic names them
+
 _NOUNS = {
     "int": "an integer",
     "float": "a number",
@@ -71,7 +73,7 @@ def _other_kind(tags: str, found: object) -> str:
     nearest = did_you_mean(str(found), known)
     if "did you mean" not in nearest:
         return f"expected {tags}, got {found!r}"
-    return f"expected {tags if len(known) <= 4 else 'another kind'}, got {found!r}{nearest}"
+    return f"expected {tags if len(known) <= 5 else 'another kind'}, got {found!r}{nearest}"
 
 
 def _joined(texts: list[str]) -> str:
@@ -116,6 +118,8 @@ def _key_path(problem: Any, raw: Any, root: type) -> KeyPath | None:
     for i, part in enumerate(loc):
         members = _members(kind)
         chosen = _chosen(members, node)
+        if isinstance(node, Mapping) and members and part in SCALARS and part not in node:
+            return None
         if isinstance(node, Mapping) and part in {m.__name__ for m in members}:
             if chosen is None:  # every member complains; the one mistake is the name of the kind
                 tags = " or ".join(repr(tag) for m in members for tag in get_args(_field(m, "kind")))

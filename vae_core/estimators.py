@@ -59,7 +59,7 @@ def one_hot(codes: Tensor, categories: int) -> Tensor:
 
 def uniform_codes(uniform: Tensor, categories: int) -> Tensor:
     """Draws from the uniform distribution over the categories, int64, for `uniform` in [0, 1) of the same shape."""
-    return (uniform * categories).long().clamp_max(categories - 1)  # the product may round up to `categories`
+    return (uniform * categories).long()  # a float32 below 1 times n rounds to less than n
 
 
 @torch.no_grad()
@@ -71,8 +71,7 @@ def inverse_cdf(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """
     probs = log_probs.float().exp()
     below = probs.cumsum(-1).masked_fill(probs < RESOLUTION, -1.0).cummax(-1).values
-    total = below[..., -1:]
-    at = torch.minimum(uniform.permute(1, 2, 0) * total, total * (1 - 2 * RESOLUTION))
+    at = uniform.permute(1, 2, 0) * below[..., -1:]  # float32 below 1, so less than the total even when rounded
     codes: Tensor = torch.searchsorted(below.contiguous(), at.contiguous(), right=True)
     return codes.permute(2, 0, 1)
 

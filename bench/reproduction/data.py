@@ -27,14 +27,14 @@ class Rows:
         images: uint8 [N, C, H, W], or of rendered sprites their padded masks.
         labels: int64 [N], or None.
         factors: int64 [N, F], or None.
-        half: halve the height and width of an image: a pixel is white where at least two of its four are.
+        stride: 2 takes every second pixel of every second row.
         rendered: the number of images that `images` stands for; 0 where it holds them.
     """
 
     images: Tensor
     labels: Tensor | None = None
     factors: Tensor | None = None
-    half: bool = False
+    stride: int = 1
     rendered: int = 0
 
     def __len__(self) -> int:
@@ -48,8 +48,9 @@ class Rows:
     def spec(self) -> DataSpec:
         classes = 0 if self.labels is None else int(self.labels.max()) + 1
         channels, height, width = (1, sprites.SIDE, sprites.SIDE) if self.rendered else self.images.shape[1:]
-        size = 2 if self.half else 1
-        return DataSpec(channels=channels, height=height // size, width=width // size, num_classes=classes)
+        return DataSpec(
+            channels=channels, height=height // self.stride, width=width // self.stride, num_classes=classes
+        )
 
     def batch(self, rows: Tensor, position: Tensor, weight: Tensor) -> Batch:
         """These rows, int64 [B], as one whole global batch."""
@@ -81,12 +82,9 @@ class Rows:
         return (total / (255 * len(rows))).float()
 
     def _take(self, rows: Tensor) -> Tensor:
-        images = sprites.render(self.images, rows) if self.rendered else self.images.index_select(0, rows)
-        if not self.half:
-            return images
-        b, c, h, w = images.shape
-        fourth = (images > 0).view(b, c, h // 2, 2, w // 2, 2).sum((3, 5))
-        return (fourth >= 2).to(torch.uint8) * 255
+        if self.rendered:
+            return sprites.render(self.images, rows, stride=self.stride)
+        return self.images.index_select(0, rows)[..., :: self.stride, :: self.stride]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ def open_data(name: DataName, place: Path, device: torch.device) -> Data:
         case "mnist_static":
             return _static(_mnist(place, device))
         case "dsprites" | "dsprites_32":
-            return _dsprites(place, device, half=name == "dsprites_32")
+            return _dsprites(place, device, stride=2 if name == "dsprites_32" else 1)
         case _:
             raise NotImplementedError(f"{name}: needs data that this bench does not read")
 
@@ -150,14 +148,14 @@ def _static(data: Data) -> Data:
     return Data(binary(train), binary(data.test), what, data.published)
 
 
-def _dsprites(place: Path, device: torch.device, *, half: bool) -> Data:
-    small = ", halved to 32 x 32" if half else ""
+def _dsprites(place: Path, device: torch.device, *, stride: int) -> Data:
+    small = f", one pixel of each {stride} x {stride}" if stride > 1 else ""
     path = place / DSPRITES_FILE
     if not path.is_file():
-        rows = Rows(sprites.padded_masks().to(device), half=half, rendered=sprites.ROWS)
+        rows = Rows(sprites.padded_masks().to(device), stride=stride, rendered=sprites.ROWS)
         return Data(rows, rows, f"737,280 images rendered to the published definition{small}", True)
     with np.load(path, allow_pickle=False) as stored:
         images, factors = stored["imgs"], stored["latents_classes"][:, 1:]
     images *= np.uint8(255)
-    rows = Rows(torch.from_numpy(images[:, None]).to(device), None, torch.from_numpy(factors).to(device), half=half)
+    rows = Rows(torch.from_numpy(images[:, None]).to(device), None, torch.from_numpy(factors).to(device), stride=stride)
     return Data(rows, rows, f"the {len(rows):,} published images{small}", True)

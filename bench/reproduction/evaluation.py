@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.reproduction.data import Data, Rows
-from bench.reproduction.rows import Row
+from bench.reproduction.row import Row
 from bench.reproduction.training import Trained
 from vae_core.batch import Batch
 from vae_core.likelihoods import observe
@@ -53,7 +53,7 @@ def evaluate(row: Row, trained: Trained, data: Data, *, samples: int) -> Figure:
         case "mig":
             return Figure(mig(trained.model, data.test))
         case "seconds":
-            return Figure(trained.seconds)
+            return Figure(trained.progress.seconds)
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ import torch
 
 from bench.reproduction.data import Data
 from bench.reproduction.evaluation import Figure
-from bench.reproduction.rows import ORDERS, ROWS, UNITS, Row
+from bench.reproduction.row import UNITS, Row
+from bench.reproduction.rows import ORDERS, ROWS
 from bench.reproduction.training import How, Trained
 from vae_core.config import to_dict
 
@@ -75,21 +76,22 @@ def run_entry(
     Args:
         evaluated: seconds of the evaluation.
     """
-    rate = row.rate(fraction)
+    rate, progress = row.rate(fraction), trained.progress
     return {
         "seed": seed,
         "got": figure.got,
         "standard_error": figure.standard_error,
         "samples": figure.samples,
-        "steps": trained.steps,
-        "batch": row.batch,
+        "steps": progress.steps,
+        "batch": row.batch_of(fraction),
         "learning_rate": rate if isinstance(rate, float) else to_dict(rate),
         "adam_epsilon": row.adam_epsilon,
         "precision": how.precision,
         "compiled": how.compiled,
-        "skipped_steps": trained.skipped,
-        "seconds": round(trained.seconds, 2),
-        "start_seconds": round(trained.start_seconds, 2),
+        "skipped_steps": progress.skipped,
+        "seconds": round(progress.seconds, 2),
+        "cpu_seconds": round(progress.cpu_seconds, 2),
+        "start_seconds": round(progress.start_seconds, 2),
         "evaluation_seconds": round(evaluated, 2),
         "data": data.what,
         "published_data": data.published,

@@ -28,11 +28,15 @@ def padded_masks() -> Tensor:
     return torch.from_numpy(np.pad(masks * np.uint8(255), ((0, 0), (edge, edge), (edge, edge))))
 
 
-def render(masks: Tensor, rows: Tensor) -> Tensor:
-    """uint8 [B, 1, 64, 64] of 0 and 255: the images with these numbers, int64 [B], on the device of `masks`."""
+def render(masks: Tensor, rows: Tensor, *, stride: int = 1) -> Tensor:
+    """uint8 [B, 1, 64 / stride, 64 / stride] of 0 and 255: the images with these numbers, int64 [B].
+
+    Args:
+        stride: take 1: every pixel; 2: every second one of every second row.
+    """
     sprite, place = rows // _POSITIONS**2, rows % _POSITIONS**2
     x, y = place // _POSITIONS, place % _POSITIONS
-    along = torch.arange(SIDE, device=rows.device)
+    along = torch.arange(0, SIDE, stride, device=rows.device)
     down = (_POSITIONS - 1 - y)[:, None] + along
     right = (_POSITIONS - 1 - x)[:, None] + along
     return masks[sprite[:, None, None], down[:, :, None], right[:, None, :]][:, None]

@@ -1,10 +1,12 @@
 """The loop: each step's rows by (seed, step) alone, checkpoints in safetensors; so a run goes on where it stopped."""
 
+import hashlib
+import json
 import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from bench.reproduction.data import Rows
-from bench.reproduction.rows import Row
+from bench.reproduction.row import Row
 from vae_core.models import Model, build_model
 from vae_core.networks import MLPDecoder
 from vae_core.noise import Noise
@@ -48,32 +50,48 @@ class How:
     stop_at: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A model after its last step.
+@dataclass(slots=True)
+class Progress:
+    """What a checkpoint holds besides tensors, over all parts of a run.
 
     Attributes:
-        seconds: of the steps, over all parts of the run; `start_seconds` of the first steps, which compile, not in it.
-        skipped: steps that were not finite.
+        steps: done; `skipped` of them were not finite.
+        seconds: of the steps but the first few of each part, which compile: those are in `start_seconds`.
+        cpu_seconds: of all threads, starts included; on a machine that is shared, far fewer than the seconds.
     """
 
+    steps: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    start_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model after its last step, and what the way there took."""
+
     model: Model
-    steps: int
-    seconds: float
-    start_seconds: float
-    skipped: int
+    progress: Progress
 
 
 class Clock:
-    """Seconds of work, on the device too; starts anew after the steps that compile."""
+    """Adds the seconds since it was last read, of the device's work too."""
 
-    def __init__(self, device: torch.device, before: float) -> None:
-        self.device, self.before, self.start = device, before, time.perf_counter()
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
 
-    def seconds(self) -> float:
+    def add_to(self, progress: Progress, *, start: bool = False) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return self.before + time.perf_counter() - self.start
+        wall, cpu = time.perf_counter(), time.process_time()
+        if start:
+            progress.start_seconds += wall - self.wall
+        else:
+            progress.seconds += wall - self.wall
+        progress.cpu_seconds += cpu - self.cpu
+        self.wall, self.cpu = wall, cpu
 
 
 def fit(row: Row, rows: Rows, *, fraction: float, seed: int, how: How) -> Trained:
@@ -84,17 +102,16 @@ def fit(row: Row, rows: Rows, *, fraction: float, seed: int, how: How) -> Traine
     """
     model = initial(row, rows, seed)
     optimizer = Adam(model.parameters(), lr=1e-3, eps=row.adam_epsilon, fused=True)
-    steps, rate = row.steps_of(fraction), row.rate(fraction)
-    path = how.folder / f"{row.name}-{steps}-{seed}.safetensors" if how.folder else None
-    done, before, start_seconds, skipped = _resume(path, model, optimizer)
-    step_forward: Forward = compiled_forward(cuda_graphs=how.cuda_graphs) if how.compiled else forward
-    position, weight = torch.arange(row.batch, device=rows.device), torch.ones(row.batch, device=rows.device)
+    steps, rate, size = row.steps_of(fraction), row.rate(fraction), row.batch_of(fraction)
+    path = how.folder / f"{row.name}-{seed}-{_digest(row, rows, fraction, how)}.safetensors" if how.folder else None
+    progress = _resume(path, model, optimizer)
+    step_forward = _forward(how)
+    position, weight = torch.arange(size, device=rows.device), torch.ones(size, device=rows.device)
     model.train()
-    clock, saved, first = Clock(rows.device, before), time.monotonic(), done
-    for step, chosen in order(len(rows), row.batch, range(done, steps), seed=seed, device=rows.device):
-        if step == first + WARM_UP_STEPS:
-            start_seconds += clock.seconds() - before
-            clock = Clock(rows.device, before)
+    clock, saved, warm = Clock(rows.device), time.monotonic(), progress.steps + WARM_UP_STEPS
+    for step, chosen in order(len(rows), size, range(progress.steps, steps), seed=seed, device=rows.device):
+        if step == warm:
+            clock.add_to(progress, start=True)
         batch = rows.batch(chosen, position, weight)
         took = train_step(
             model,
@@ -107,17 +124,22 @@ def fit(row: Row, rows: Rows, *, fraction: float, seed: int, how: How) -> Traine
             precision=how.precision,
             forward=step_forward,
         )
-        skipped += took.skipped
+        progress.steps, progress.skipped = step + 1, progress.skipped + took.skipped
         late = time.monotonic() > how.stop_at
-        if path and step + 1 < steps and (late or time.monotonic() - saved > how.checkpoint_seconds):
-            _save(path, model, optimizer, (step + 1, clock.seconds(), start_seconds, skipped))
+        if late or progress.steps == steps or time.monotonic() - saved > how.checkpoint_seconds:
+            clock.add_to(progress)
+            _save(path, model, optimizer, progress)
             saved = time.monotonic()
-        if late and step + 1 < steps:
-            raise OutOfTimeError(f"{row.name}: {step + 1:,} of {steps:,} steps done")
-    seconds = clock.seconds()
-    if path and done < steps:
-        _save(path, model, optimizer, (steps, seconds, start_seconds, skipped))
-    return Trained(model.eval(), steps, seconds, start_seconds, skipped)
+        if late and progress.steps < steps:
+            raise OutOfTimeError(f"{row.name}: {progress.steps:,} of {steps:,} steps done")
+    return Trained(model.eval(), progress)
+
+
+def _forward(how: How) -> Forward:
+    if not how.compiled:
+        return forward
+    torch.compiler.reset()  # each model is compiled anew, and more than a few of one function are an error
+    return compiled_forward(cuda_graphs=how.cuda_graphs)
 
 
 def initial(row: Row, rows: Rows, seed: int) -> Model:
@@ -156,32 +178,40 @@ def _permutation(count: int, epoch: int, seed: int, device: torch.device) -> Ten
     return torch.randperm(count, generator=noise.generator("rows"), device=device)
 
 
-def _save(path: Path, model: Model, optimizer: Adam, done: tuple[int, float, float, int]) -> None:
+def _digest(row: Row, rows: Rows, fraction: float, how: How) -> str:
+    """Of all that decides the weights, so that no run goes on from another one's checkpoint."""
+    asked = (row.model, row.batch_of(fraction), row.steps_of(fraction), row.rate(fraction), row.adam_epsilon)
+    some = rows.images[:1000].cpu().numpy().tobytes()
+    return hashlib.blake2b(repr((asked, row.output_bias, how.precision)).encode() + some, digest_size=6).hexdigest()
+
+
+def _save(path: Path | None, model: Model, optimizer: Adam, progress: Progress) -> None:
     """Atomic: a run that is killed while it writes leaves the checkpoint before."""
+    if path is None:
+        return
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for at, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{at}/{name}": tensor for name, tensor in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"done": " ".join(map(repr, done))})
+    save_file(tensors, partial, metadata={"progress": json.dumps(asdict(progress))})
     os.replace(partial, path)
 
 
-def _resume(path: Path | None, model: Model, optimizer: Adam) -> tuple[int, float, float, int]:
-    """Steps done, their seconds, those of the starts, and steps skipped; zeros where there is no checkpoint."""
+def _resume(path: Path | None, model: Model, optimizer: Adam) -> Progress:
+    """How far the checkpoint is, with its weights and moments in `model` and `optimizer`; zeros where there is none."""
     if path is None or not path.is_file():
-        return 0, 0.0, 0.0, 0
-    device = next(model.parameters()).device
-    tensors = load_file(path, device=str(device))
+        return Progress()
+    tensors = load_file(path, device=str(next(model.parameters()).device))
     with safetensors.safe_open(path, framework="pt") as file:
-        done, seconds, start_seconds, skipped = file.metadata()["done"].split()
+        progress = Progress(**json.loads(file.metadata()["progress"]))
     model.load_state_dict(_below("model/", tensors))
     adam = optimizer.state_dict()
     for name, tensor in _below("adam/", tensors).items():
         at, _, entry = name.partition("/")
         adam["state"].setdefault(int(at), {})[entry] = tensor
     optimizer.load_state_dict(adam)
-    return int(done), float(seconds), float(start_seconds), int(skipped)
+    return progress
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

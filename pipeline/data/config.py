@@ -1,11 +1,11 @@
 """The `data` and `shard` sections of params.yaml, and how shards are read: frozen dataclasses, checked on creation."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from vae_core.config import Strict, check
+from vae_core.config import RangeError, Strict, check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,8 +246,9 @@ class DataConfig(Strict):
             return
         alike = len(audio) == len(sources) and len({(each.sample_rate, each.segment) for each in audio}) == 1
         check(self, "append", alike, "wav sources alone, all of one sample_rate and segment")
-        limits = ImageConfig(max_pixels=self.image.max_pixels, max_bytes=self.image.max_bytes)
-        check(self, "image", self.image == limits, "nothing but max_bytes, because a wav source has no pictures to fit")
+        image, unset = asdict(self.image), asdict(ImageConfig(max_bytes=self.image.max_bytes))
+        if changed := {name: value for name, value in image.items() if value != unset[name]}:
+            raise RangeError("image", "nothing but max_bytes, because a wav source has no pictures to fit", changed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,8 +47,8 @@ def _classes(found: Inspection) -> Iterator[str]:
     if missing := [found.classes[label] for label in np.flatnonzero(train == 0)]:
         elsewhere = int(found.labels[:, train == 0].sum())
         yield (
-            f"no training {things(found.shape)[:-1]} of {_named(missing)} ({elsewhere:,} in "
-            f"{' and '.join(SPLITS[1:])}), so nothing is learned of it; add {things(found.shape)}, or leave it out of data.classes and the source"
+            f"no training {things(found.shape)[:-1]} of {_named(missing)} ({elsewhere:,} in {' and '.join(SPLITS[1:])})"
+            f", so nothing is learned of it; add {things(found.shape)}, or leave it out of data.classes and the source"
         )
     largest, smallest = int(train.argmax()), int(np.where(train > 0, train, train.max()).argmin())
     if train[largest] >= UNBALANCED * max(1, train[smallest]):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.shape import Shape
+from pipeline.data.shape import Shape, things
 from pipeline.data.tar import BLOCK, Bytes, Content, Layout, padded, write_headers
 from pipeline.errors import UserError
 
@@ -27,11 +27,13 @@ _DECODED_AT_ONCE = 64
 
 
 def check_channels(encoding: str, shape: Shape) -> None:
-    """Whether images of this shape can be encoded so.
+    """Whether rows of this shape can be encoded so.
 
     Raises:
         UserError: they cannot.
     """
+    if encoding == "jpeg" and things(shape) == "sequences":  # 8 x 8 pixels at a time, and none wider than 65,500
+        raise UserError("params.yaml: shard.encoding: jpeg is for pictures, found sequences; set it to raw or png")
     for codec, channels in _CHANNELS.items():
         if codec == encoding and shape.channels not in channels:
             allowed = ", ".join(map(str, channels))

@@ -25,7 +25,8 @@ def waveform(row: Pixels, height: int = HEIGHT, width: int = WIDTH) -> Pixels:
     places = (levels * width + columns[:, None]).reshape(-1)
     counts = np.bincount(places, minlength=height * width).reshape(height, width)
     shares = np.sqrt(counts / counts.max(axis=0).clip(1))[..., None]
-    return np.rint(picture + shares * (np.array(INK) - picture)).astype(np.uint8)
+    inked: NDArray[np.float64] = picture + shares * (np.array(INK) - picture)
+    return np.rint(inked).astype(np.uint8)
 
 
 def _reached(levels: NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_]:

@@ -28,12 +28,12 @@ def inception_features(weights: Path, device: torch.device | None = None) -> Cal
     Raises:
         UserError: torch-fidelity is not installed, or the file is missing or another.
     """
-    check_weights(weights)
     try:
         module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except ImportError as error:
         raise UserError(f"{NAME}: cannot import torch-fidelity ({error}); install it with"
                         " `pip install torch-fidelity`") from None  # fmt: skip
+    check_weights(weights)
     network = module.FeatureExtractorInceptionV3(
         "inception-v3-compat", [str(FEATURES)], feature_extractor_weights_path=str(weights)
     ).to(device or torch.device("cpu"))

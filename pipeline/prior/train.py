@@ -1,10 +1,9 @@
 """Train the prior over codes, in this process. A run that was broken off goes on, and ends with the same bytes."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -170,7 +169,10 @@ class _Loop:
 
     def end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, write a checkpoint."""
-        self.epochs.append({"train": self.means.compute(), "val": self._validate()})
+        figures = self._validate()
+        if not math.isfinite(figures["nll_nats"]):
+            self._diverged("the validation cost is not finite")
+        self.epochs.append({"train": self.means.compute(), "val": figures})
         self.means = Means()
         if self._best_epoch() == len(self.epochs) - 1:
             files.write_bytes(self._weights(len(self.epochs) - 1), dump_tensors(self.prior.state_dict()))
@@ -193,7 +195,7 @@ class _Loop:
         return means.compute()
 
     def _best_epoch(self) -> int:
-        costs = [_cost(epoch["val"]) for epoch in self.epochs]
+        costs = [epoch["val"]["nll_nats"] for epoch in self.epochs]
         return costs.index(min(costs))
 
     def _weights(self, epoch: int) -> Path:
@@ -213,16 +215,18 @@ class _Loop:
     def _skip(self) -> None:
         self.skipped += 1
         if self.skipped > MAX_SKIPPED_STEPS:
-            raise UserError(
-                f"prior: step {self.step}: loss or gradient not finite, {self.skipped} steps skipped; lower "
-                "prior.learning_rate or prior.max_grad_norm in params.yaml"
-            )
+            self._diverged(f"loss or gradient not finite, {self.skipped} steps skipped")
+
+    def _diverged(self, how: str) -> NoReturn:
+        raise UserError(
+            f"prior: step {self.step}: {how}; lower prior.learning_rate or prior.max_grad_norm in params.yaml"
+        )
 
 
 def metrics(run: PriorRun, trained: Trained, uniform_nats: float) -> dict[str, Any]:
     """What a run leaves as its figures: those of the best epoch, and the cost of each epoch."""
     best = trained.epochs[trained.best_epoch]
-    costs = [{split: _cost(figures) for split, figures in epoch.items()} for epoch in trained.epochs]
+    costs = [{split: figures.get("nll_nats") for split, figures in epoch.items()} for epoch in trained.epochs]
     return {
         "kind": run.config.network.kind,
         "epochs": len(trained.epochs),
@@ -237,9 +241,3 @@ def _figures(nll: Tensor) -> dict[str, Tensor]:
     """[B] each, from [B, levels]; level 1 is the top one."""
     levels = {f"level_{i + 1}_nats": level for i, level in enumerate(nll.unbind(1))}
     return {"nll_nats": nll.sum(1), **levels}
-
-
-def _cost(figures: Mapping[str, float]) -> float:
-    """Of an epoch whose every training step was skipped there is none."""
-    cost = figures.get("nll_nats", math.inf)
-    return cost if math.isfinite(cost) else math.inf

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from pipeline.data.waveform import pictures
 from pipeline.report.inputs import Picture
 
 # Stand-ins that matplotlib draws with. In the page they become CSS variables, so a chart is right in light and dark.
@@ -67,7 +68,8 @@ def data_uri(picture: Picture) -> str:
 
 
 def image_grid(rows: Sequence[npt.NDArray[np.uint8]], gap: int = 1) -> Picture:
-    """One PNG of images [n, H, W, C], a row for each element; short rows end in transparency."""
+    """One PNG of images [n, H, W, C], a row for each element, sequences as curves; short rows end in transparency."""
+    rows = [pictures(row) for row in rows]
     height, width, _ = rows[0].shape[1:]
     columns = max(len(row) for row in rows)
     canvas = np.zeros((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 4), np.uint8)

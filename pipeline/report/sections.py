@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.kinds import KINDS
 from pipeline.report.figures import curve_chart
 from pipeline.report.inputs import TRIALS, Family, Row
 from pipeline.report.vocabulary import ABSENT, FILES, METRICS, NATS, PARITY, figure, in_order, is_number, written
@@ -31,17 +32,6 @@ CAPTIONS = {
     "style": ("Style transfer", "Each test image encoded as what it is and decoded as every class in turn."),
     "codes": ("Codes", "Test images, the codes they become, shown by number, and the images decoded from those codes."),
 }
-
-KINDS = {
-    "autoencoder": "Autoencoder",
-    "vae": "Variational autoencoder",
-    "iwae": "Importance-weighted autoencoder",
-    "vqvae": "Vector-quantised autoencoder",
-    "vqvae2": "Vector-quantised autoencoder of several levels",
-    "categorical": "Autoencoder with categorical latents",
-    "hierarchical": "Deep hierarchical variational autoencoder",
-}
-
 
 def family_section(family: Family) -> Mapping[str, Any]:
     slug = "family-" + re.sub(r"[^A-Za-z0-9_-]+", "-", family.name)

@@ -13,5 +13,6 @@ def main(params: Params, family: str | None) -> None:
     family = required(family)
     scores = files.read_json(RESULTS / "evaluate" / f"{family}.json")
     split = open_split(SHARDS, "test", params.compute.read)
-    export(family, MODELS / family / "best", scores, split, params.export, ARTIFACTS / family)
+    models = MODELS / family
+    export(family, models / "best", models / "prior", scores, split, params.export, ARTIFACTS / family)
     say(f"artifacts: {ARTIFACTS / family}")

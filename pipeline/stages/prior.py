@@ -15,6 +15,7 @@ from pipeline.progress import say
 from pipeline.stages import MODELS, SHARDS, required
 from pipeline.train.publish import METRICS
 from vae_core.models import CodeModel
+from vae_core.models.categorical import Categorical
 from vae_core.priors import uniform_nats
 from vae_core.priors.files import describe_prior
 from vae_core.serialize import CONFIG, WEIGHTS
@@ -27,7 +28,7 @@ def main(params: Params, family: str | None) -> None:
     family = required(family)
     best, out = MODELS / family / "best", MODELS / family / "prior"
     model = open_model(best)
-    if isinstance(model, CodeModel):
+    if isinstance(model, CodeModel) and not isinstance(model, Categorical):
         _train(model, best, out, params.prior, params.compute, family)
         return
     with files.new_directory(out) as temporary:

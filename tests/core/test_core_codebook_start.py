@@ -119,7 +119,8 @@ def test_a_codebook_starts_once(start: str) -> None:
 def test_a_codebook_that_is_given_the_state_of_a_new_one_starts_again() -> None:
     made = quantizer(num_codes=4)
     fresh = deepcopy(made.state_dict())
-    update(made, random_grid(8, 2, 2, seed=0))
+    for step in range(2):
+        update(made, random_grid(8, 2, 2, seed=0), step=step)
     made.load_state_dict(fresh)
     z = random_grid(8, 2, 2, seed=1)
     update(made, z)

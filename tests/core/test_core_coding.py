@@ -218,6 +218,8 @@ def test_added_bytes_and_wrong_counts_are_errors(prior: CodePrior, written: tupl
     data = written[1]
     with pytest.raises(ValueError, match="damaged"):
         decode_codes(prior, data + b"\0\0\0\0", None)
+    with pytest.raises(ValueError, match="computes other probabilities"):
+        decode_codes(prior, resealed(data[:16] + b"\1\2\3\4" + data[20:]), None)  # the checksum of the codes
     for count in (0, 19, 21, 2**32 - 1):
         lying = data[:8] + struct.pack("<I", count) + data[12:]
         with pytest.raises(ValueError, match="computes other probabilities"):

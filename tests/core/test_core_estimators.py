@@ -227,6 +227,15 @@ def test_draws_differ_between_samples_and_variables() -> None:
 
 def test_uniform_codes_never_reach_beyond_the_last_category() -> None:
     assert estimators.uniform_codes(torch.tensor([0.0, 0.0999, 0.1, 1 - 2**-24]), 10).tolist() == [0, 0, 1, 9]
+    last = [estimators.uniform_codes(torch.tensor(1 - 2**-24), categories).item() for categories in range(1, 3000)]
+    assert last == list(range(2999))
+
+
+def test_the_largest_uniform_number_draws_the_last_probable_category() -> None:
+    scores = torch.randn(4000, 1, 12, generator=torch.Generator().manual_seed(0))  # sums that round either way from 1
+    scores[..., -3:] = -100
+    codes = estimators.inverse_cdf(scores.log_softmax(-1), torch.full((1, 4000, 1), 1 - 2**-24))
+    assert codes.unique().tolist() == [8]
 
 
 def test_log_prob_equals_torch_distributions() -> None:

@@ -1,6 +1,7 @@
 """PSNR and SSIM of each image: their definitions, what an image of a batch does not depend on, and what is refused."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from vae_core.metrics.image import psnr, ssim
+
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -70,8 +73,7 @@ def test_ssim_takes_the_peak_into_its_constants() -> None:
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_an_image_does_not_depend_on_its_batch(metric: object) -> None:
-    assert callable(metric)
+def test_an_image_does_not_depend_on_its_batch(metric: Metric) -> None:
     x, y = images(4, 3, 12, 12), images(4, 3, 12, 12, seed=1)
     alone = torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(metric(x, y), alone)
@@ -102,7 +104,6 @@ def test_a_window_without_a_middle_is_refused(window: int) -> None:
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_images_of_different_shapes_are_refused_and_not_broadcast(metric: object) -> None:
-    assert callable(metric)
+def test_images_of_different_shapes_are_refused_and_not_broadcast(metric: Metric) -> None:
     with pytest.raises(ValueError, match=r"images: expected two of one shape .* got \(2, 1, 12, 12\) and \(1, 1, 12"):
         metric(images(2, 1, 12, 12), images(1, 1, 12, 12))

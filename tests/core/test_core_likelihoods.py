@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 import torch
+from core_models import noise_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, distributions
@@ -27,10 +28,6 @@ HEADS = [
 ]
 quick = settings(deadline=None, max_examples=30)
 heads = pytest.mark.parametrize("config", HEADS, ids=lambda config: f"{config.likelihood}-{config.sigma}")
-
-
-def noise_for(rows: int, *, step: int = 0) -> Noise:
-    return Noise(seed=0, scope="test", step=step, position=torch.arange(rows), rows=rows)
 
 
 def draw(shape: tuple[int, ...], seed: int, scale: float = 3.0) -> tuple[Tensor, Tensor]:

@@ -203,6 +203,30 @@ def test_usage_is_that_of_the_split_and_not_the_mean_over_batches() -> None:
     assert usage.compute()["codebook_perplexity"] == pytest.approx(4.0)
 
 
+def test_each_level_has_its_own_usage_and_the_worst_is_the_headline() -> None:
+    usage = CodebookUsage(8, levels=2)
+    usage.add((torch.arange(4).view(4, 1, 1), torch.arange(8).repeat(2).view(4, 2, 2)), torch.ones(4))
+    assert usage.compute() == {
+        "codebook_used_fraction": 0.5,
+        "codebook_perplexity": pytest.approx(4.0),
+        "codebook_level0_used_fraction": 0.5,
+        "codebook_level0_perplexity": pytest.approx(4.0),
+        "codebook_level1_used_fraction": 1.0,
+        "codebook_level1_perplexity": pytest.approx(8.0),
+    }
+
+
+def test_codes_of_padding_do_not_count_whatever_they_are() -> None:
+    usage = CodebookUsage(4)
+    usage.add((torch.tensor([[[1]], [[-7]], [[99]]]),), torch.tensor([1.0, 0.0, 0.0]))
+    assert usage.compute() == {"codebook_used_fraction": 0.25, "codebook_perplexity": pytest.approx(1.0)}
+
+
+def test_codes_of_another_number_of_levels_are_refused() -> None:
+    with pytest.raises(ValueError, match="codes: expected 2 levels, got 1"):
+        CodebookUsage(4, levels=2).add(torch.zeros(1, 2, 2, dtype=torch.int64), torch.ones(1))
+
+
 def test_asking_twice_gives_the_same() -> None:
     usage, units = CodebookUsage(4), ActiveUnits(2)
     usage.add(torch.tensor([[[0, 1]]]), torch.ones(1))

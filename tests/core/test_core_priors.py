@@ -273,13 +273,21 @@ def test_a_prior_without_knowledge_costs_as_much_as_the_uniform_one() -> None:
     assert uniform_nats(prior) == pytest.approx(30 * math.log(CODES))
 
 
-@pytest.mark.parametrize("name", ["vector", "two"])
-def test_it_compiles_into_one_graph(name: str) -> None:
-    prior = make(GRIDS[name], condition_dim=3, dropout=0.5, layers=2)
-    codes, c, keep = codes_of(prior, 4), condition_of(prior, 4), prior.draws(noise_of(4))
+def compiled(function: Any) -> Any:
     torch._dynamo.reset()
-    compiled = torch.compile(prior, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(codes, c, keep), prior(codes, c, keep))
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+def test_a_step_compiles_into_one_graph() -> None:
+    prior = make(GRIDS["vector"], condition_dim=3, dropout=0.5, layers=2)
+    codes, c, keep = codes_of(prior, 4), condition_of(prior, 4), prior.draws(noise_of(4))
+    torch.testing.assert_close(compiled(prior)(codes, c, keep), prior(codes, c, keep))
+
+
+def test_the_cost_compiles_into_one_graph() -> None:
+    prior = make(GRIDS["two"], condition_dim=3, layers=2)
+    codes, c = codes_of(prior, 4), condition_of(prior, 4)
+    torch.testing.assert_close(compiled(prior.nll)(codes, c), prior.nll(codes, c))
 
 
 def test_low_precision_networks_give_costs_of_full_precision() -> None:

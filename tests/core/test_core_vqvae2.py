@@ -5,12 +5,13 @@ from typing import cast
 
 import pytest
 import torch
-from core_models import CONV, digits, digits_model, inputs_of, sgd, snapshot, step_once, vqvae2
+from core_models import CONV, digits, digits_model, inputs_of, noise_for, sgd, snapshot, step_once, vqvae2
 from torch import Tensor
 
 from vae_core.config import ConvConfig, DataSpec
 from vae_core.models import build_model
 from vae_core.models.vqvae2 import VQVAE2
+from vae_core.noise import Noise
 from vae_core.objectives import objective
 from vae_core.quantize import Codebook
 
@@ -62,7 +63,9 @@ def test_what_is_decoded_from_the_codes_is_what_training_sees(kind: str) -> None
     model = started(model_of(kind))
     inputs = inputs_of(model, digits(6))
     output = model(inputs)
-    assert torch.equal(model.decode(model.represent(inputs.x, None), None).mean, output.pixels.mean)
+    codes = model.represent(inputs.x, None)
+    assert all(torch.equal(one, level.codes) for one, level in zip(codes, output.levels, strict=True))
+    torch.testing.assert_close(model.decode(codes, None).mean, output.pixels.mean, rtol=1e-5, atol=1e-6)
 
 
 @every_kind
@@ -131,6 +134,20 @@ def test_a_training_step_moves_every_codebook_each_to_its_own_outputs() -> None:
         assert quantizer.started
         assert not torch.equal(quantizer.codebook, old)
     assert not torch.equal(model.quantizers[0].codebook, model.quantizers[1].codebook)
+
+
+def test_no_two_levels_start_or_restart_by_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, purposes = Noise.generator, []
+
+    def recorded(self: Noise, purpose: str) -> torch.Generator:
+        purposes.append(purpose)
+        return generator(self, purpose)
+
+    model, inputs = model_of(levels=3), inputs_of(model_of(levels=3), digits(6))
+    monkeypatch.setattr(Noise, "generator", recorded)
+    for _ in range(2):
+        model.update(model(inputs), inputs, noise_for(6))
+    assert len(purposes) == len(set(purposes)) == 6
 
 
 def test_reading_never_changes_a_codebook() -> None:

@@ -104,7 +104,7 @@ def results() -> dict[str, Any]:
 def main(rank: int, world: int, directory: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/group", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{directory}/group", rank=rank, world_size=world, timeout=timedelta(seconds=180)
     )
     torch.save(results(), directory / f"rank-{rank}.pt")
     distributed.barrier()

@@ -54,7 +54,8 @@ def ssim(x: Tensor, y: Tensor, *, peak: float = 1.0, window: int = SSIM_WINDOW) 
     planes = torch.stack((x.double(), y.double())).flatten(1, 2)  # [2, B * C, H, W]
     one, other = planes
     products = torch.stack((one, other, one * one, other * other, one * other)).flatten(0, 1)[:, None]
-    means = F.conv2d(F.conv2d(products, _gaussian(window, x)[:, None]), _gaussian(window, x)[None])
+    weight = _gaussian(window, x.device)
+    means = F.conv2d(F.conv2d(products, weight.view(1, 1, -1, 1)), weight.view(1, 1, 1, -1))
     mean_x, mean_y, square_x, square_y, product = means[:, 0].unflatten(0, (5, batch * channels))
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     likeness = (2 * mean_x * mean_y + c1) * (2 * (product - mean_x * mean_y) + c2)
@@ -63,11 +64,11 @@ def ssim(x: Tensor, y: Tensor, *, peak: float = 1.0, window: int = SSIM_WINDOW) 
     return similarity.float()
 
 
-def _gaussian(window: int, like: Tensor) -> Tensor:
-    """[1, window, 1] weights that sum to 1."""
-    place = torch.arange(window, dtype=torch.float64, device=like.device) - window // 2
+def _gaussian(window: int, device: torch.device) -> Tensor:
+    """[window] weights that sum to 1."""
+    place = torch.arange(window, dtype=torch.float64, device=device) - window // 2
     weight = torch.exp(-place.square() / (2 * _SIGMA**2))
-    return (weight / weight.sum())[None, :, None]
+    return weight / weight.sum()
 
 
 def _check_same_shape(x: Tensor, y: Tensor) -> None:

@@ -66,7 +66,7 @@ class RatePerDimension:
         return rates
 
 
-class MarginalMismatch:
+class MarginalMoments:
     """How far each dimension of the aggregate posterior q(z) is from N(0, 1) in mean and variance, in nats.
 
     KL(N(m, v) || N(0, 1)) of the moments m and v of q(z): no estimate of a density, so, unlike `AggregatePosterior`,
@@ -84,13 +84,17 @@ class MarginalMismatch:
         total = (torch.where(wide > 0, moments, 0.0) * wide).sum(1)
         self.sums = self.sums.to(total.device) + total
 
-    def compute(self) -> Tensor:
+    def each(self) -> Tensor:
         """float64 [L], over all ranks; every rank must call it."""
         weight, mean, second = all_reduce_sum(self.sums.clone())
         mean = mean / weight
         variance = second / weight - mean.square()
         mismatch: Tensor = 0.5 * (mean.square() + variance - 1 - variance.log())
         return mismatch
+
+    def compute(self) -> dict[str, float]:
+        """marginal_mismatch_nats: the sum over the dimensions; every rank must call it."""
+        return {"marginal_mismatch_nats": float(self.each().sum())}
 
 
 @dataclass(frozen=True, slots=True)

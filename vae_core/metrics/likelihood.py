@@ -13,7 +13,7 @@ from vae_core.models.base import HasLikelihood
 from vae_core.noise import Noise
 
 DRAWS = 10  # of one call of the noise; fixed, so that neither the chunk nor the batch changes what is drawn
-CPU_NUMBERS = 2**20  # pixels of a pass: what the caches of a core or two hold
+CPU_NUMBERS = 2**21  # pixels of a pass: what the caches of a core or two hold
 GPU_NUMBERS = 2**25  # pixels of a pass: enough to fill a GPU, little of its memory
 FEW_EFFECTIVE_SAMPLES = 10.0  # below, the estimate of an image rests on a handful of draws
 

@@ -57,7 +57,7 @@ def fit_linear_probe(
     bias = torch.zeros(num_classes, dtype=torch.float64, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=max_iterations, max_eval=2 * max_iterations, history_size=20,
-        tolerance_grad=1e-5, tolerance_change=1e-14, line_search_fn="strong_wolfe",
+        tolerance_grad=1e-6, tolerance_change=1e-14, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
     def objective() -> Tensor:

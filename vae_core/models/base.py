@@ -113,6 +113,10 @@ class CodeModel(Model, ABC):
         """p(x | codes, c)."""
 
     @abstractmethod
+    def vectors(self, latent: Codes) -> Tensor:
+        """[B, F]: what the decoder sees of codes, as one vector an image."""
+
+    @abstractmethod
     def between(self, start: Codes, end: Codes, fraction: float) -> Codes:
         """Codes at `fraction` of the way from `start` to `end`."""
 

@@ -124,6 +124,10 @@ class Categorical(CodeModel):
         (codes,) = latent
         return self._decode(estimators.one_hot(codes[:, 0], self.num_codes), c)
 
+    def vectors(self, latent: Codes) -> Tensor:
+        """One-hot."""
+        return estimators.one_hot(latent[0][:, 0], self.num_codes).flatten(1)
+
     def between(self, start: Codes, end: Codes, fraction: float) -> Codes:
         """Categories have no order: of the variables that differ, the first `fraction` are those of `end`."""
         differ = start[0] != end[0]
@@ -195,7 +199,7 @@ class Baseline(nn.Module):
 
     def follow(self, missed: Tensor, row_weight: Tensor) -> None:
         """Take one global batch into the statistics: `missed` is cost less expected cost, [S, B]; all ranks call it."""
-        counted = torch.where(row_weight > 0, missed, 0.0)  # padding may hold anything
+        counted = torch.where(row_weight > 0, missed, 0.0).double()  # padding may hold anything
         count = row_weight.sum() * len(missed)
         sums = torch.stack(((counted * row_weight).sum(), (counted.square() * row_weight).sum(), count))
         total, squares, count = all_reduce_sum(sums)

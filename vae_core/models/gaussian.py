@@ -80,7 +80,8 @@ class GaussianModel(ContinuousModel, ABC):
         """log p(x, z | c) in nats, [S, B], for latents [S, B, L]."""
         pixels = self.decode(z.flatten(0, 1), repeated(c, len(z)))
         rows = x if isinstance(pixels, Bernoulli) else x.repeat(len(z), 1, 1, 1)  # the one that copies nothing
-        return self.log_prior(z, c) - pixels.nll(rows).unflatten(0, z.shape[:2])
+        log_likelihood: Tensor = -pixels.nll(rows).unflatten(0, z.shape[:2])
+        return log_likelihood + self.log_prior(z, c)
 
     def log_prior(self, z: Tensor, c: Tensor | None) -> Tensor:
         """log p(z | c) in nats, [S, B], for latents [S, B, L]."""

@@ -60,6 +60,9 @@ class VQVAE(CodeModel):
     def decode(self, latent: Codes, c: Tensor | None) -> Pixels:
         return self._decode(self.quantizer.lookup(latent[0]), c)
 
+    def vectors(self, latent: Codes) -> Tensor:
+        return self.quantizer.lookup(latent[0]).flatten(1)
+
     def between(self, start: Codes, end: Codes, fraction: float) -> Codes:
         return (self.quantizer.between(start[0], end[0], fraction),)
 

@@ -76,6 +76,10 @@ class VQVAE2(CodeModel):
         vectors = [quantizer.lookup(codes) for quantizer, codes in zip(self._quantizers(), latent, strict=True)]
         return self._decode(vectors, c)
 
+    def vectors(self, latent: Codes) -> Tensor:
+        levels = zip(self._quantizers(), latent, strict=True)
+        return torch.cat([quantizer.lookup(codes).flatten(1) for quantizer, codes in levels], dim=1)
+
     def between(self, start: Codes, end: Codes, fraction: float) -> Codes:
         ends = zip(self._quantizers(), start, end, strict=True)
         return tuple(quantizer.between(one, two, fraction) for quantizer, one, two in ends)

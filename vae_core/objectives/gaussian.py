@@ -2,16 +2,15 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from vae_core.config import VAEConfig
-from vae_core.distributed import all_reduce_sum, world_size
 from vae_core.models.autoencoder import AutoencoderOutput
 from vae_core.models.base import Inputs
 from vae_core.models.gaussian import GaussianOutput
 from vae_core.models.iwae import IWAEOutput
 from vae_core.normal import kl_each
+from vae_core.objectives.free_bits import free_bits, mean_over_rows
 from vae_core.objectives.terms import Terms, elbo_parts
 from vae_core.objectives.total_correlation import decomposition
 
@@ -34,7 +33,8 @@ def vae_terms(config: VAEConfig, output: GaussianOutput, inputs: Inputs) -> Term
     if config.capacity is not None:
         return Terms(distortion + beta * (rate - inputs.weights["capacity"]).abs(), parts)
     if config.free_bits > 0:
-        return Terms(distortion + beta * free_bits(each, inputs, config.free_bits).sum(1), parts)
+        floor = free_bits(each, mean_over_rows(each, inputs), config.free_bits)
+        return Terms(distortion + beta * floor.sum(1), parts)
     if config.total_correlation is not None:
         split = decomposition(output, inputs)
         weighted = inputs.weights["total_correlation"] * split.total_correlation + beta * split.dimension_kl
@@ -55,17 +55,6 @@ def importance_terms(output: IWAEOutput, inputs: Inputs, *, gradient: str) -> Te
     if gradient == "iwae":
         return Terms(bound, parts)
     return Terms(-(log_weight.detach().softmax(0) * log_weight).sum(0), parts)
-
-
-def free_bits(rates: Tensor, inputs: Inputs, nats: float) -> Tensor:
-    """[B, G] rates, where a group whose mean over the global batch is below `nats` costs that, without a gradient.
-
-    Source: Kingma et al., arXiv:1606.04934, equation 15.
-    """
-    total = (rates.detach() * inputs.row_weight[:, None]).sum(0)
-    if world_size() > 1:
-        total = all_reduce_sum(total.clone())
-    return torch.where(total / inputs.global_rows > nats, rates, nats)
 
 
 def mean_distortion(output: GaussianOutput, x: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from vae_core.config import HierarchicalConfig
-from vae_core.distributed import all_reduce_sum, world_size
 from vae_core.models.base import Inputs
 from vae_core.models.hierarchical import HierarchicalOutput
 from vae_core.normal import kl
+from vae_core.objectives.free_bits import free_bits, mean_over_rows
 from vae_core.objectives.terms import Terms, elbo_parts
 
 BALANCED = 0.3  # of the run: the groups' rates are weighed until then
@@ -20,10 +20,10 @@ def hierarchical_terms(config: HierarchicalConfig, output: HierarchicalOutput, i
     Source: arXiv:2007.03898, equation 1 and appendix A; free bits: arXiv:1606.04934, equation 15.
     """
     distortion, rates = output.pixels.nll(inputs.x), group_rates(output)
-    means = _mean_over_rows(rates, inputs)
+    means = mean_over_rows(rates, inputs)
     cost = rates
     if config.free_bits > 0:
-        cost = torch.where(means > config.free_bits, rates, config.free_bits)
+        cost = free_bits(rates, means, config.free_bits)
     if config.balance:
         sizes = means.new_tensor([z[0].numel() for z in output.latents])
         cost = cost * torch.where(inputs.progress < BALANCED, balance(means, sizes), 1.0)
@@ -45,11 +45,3 @@ def balance(means: Tensor, sizes: Tensor) -> Tensor:
     """
     weights = (means / sizes).clamp_min(LEAST_RATE)
     return weights / weights.mean()
-
-
-def _mean_over_rows(rates: Tensor, inputs: Inputs) -> Tensor:
-    """[groups], without a gradient: the mean over the rows of the global batch, the same on every rank."""
-    total = (rates.detach() * inputs.row_weight[:, None]).sum(0)
-    if world_size() > 1:
-        total = all_reduce_sum(total)
-    return total / inputs.global_rows

@@ -6,8 +6,8 @@ mask: each reads its own position and positions above or to the left.
 Every layer has two forms that give the same numbers: of whole grids, for training, and of one row or one position,
 for drawing codes one after another.
 
-Source: van den Oord et al., arXiv:1606.05328, figure 2 and equations 2 to 4. The vertical stack has a residual
-connection here too: without it, its signal fades in the first steps of training.
+Source: van den Oord et al., arXiv:1606.05328, sections 2.1 to 2.3. The vertical stack has a residual connection here
+too: without it, its signal fades in the first steps of training.
 """
 
 from collections.abc import Sequence
@@ -120,15 +120,14 @@ class Context(nn.Module):
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(levels_above))
         self.stack = _stack(channels, grid) if levels_above else None
 
-    def forward(self, above: Sequence[Tensor], c: Tensor | None, rows: int) -> Tensor:
-        """[B, h, w, C].
+    def forward(self, above: Sequence[Tensor], c: Tensor | None) -> Tensor:
+        """[B, h, w, C], or [1, h, w, C] where it is the same for all images.
 
         Args:
             above: int64 [B, h', w'] of each level above.
             c: [B, E], or None.
-            rows: B.
         """
-        context = self.position.expand(rows, *self.position.shape)
+        context = self.position[None]
         if self.condition is not None and c is not None:
             context = context + self.condition(c.to(self.position.dtype))[:, None, None]
         if self.stack is not None:

@@ -41,7 +41,7 @@ class Level(nn.Module):
             above: int64 [B, h', w'] of each level above.
             keep: [B, layers, C] factors of dropout.
         """
-        context = self.context(above, c, len(codes))
+        context = self.context(above, c)
         embedded = self.embedding(codes)
         biases = [layer.context(context) for layer in self.horizontal]
         v = moved_down(embedded)
@@ -59,7 +59,7 @@ class Level(nn.Module):
 
         Nothing is computed twice: the vertical stack advances by a row, the horizontal one by a position.
         """
-        context = self.context(above, c, rows)
+        context = self.context(above, c)
         height, width = self.grid
         codes = torch.zeros(rows, height, width, dtype=torch.int64, device=context.device)
         maps = [_zeros(context, rows, height + d, width + 2 * d) for d in (layer.dilation for layer in self.vertical)]

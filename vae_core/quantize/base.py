@@ -29,7 +29,7 @@ class Quantized:
 
         Source: van den Oord et al., arXiv:1711.00937, section 3.2.
         """
-        return self.vectors.detach() + (self.encoded - self.encoded.detach())
+        return (self.encoded - self.encoded.detach()) + self.vectors.detach()  # in this order: in encoded's layout
 
 
 class Quantizer(nn.Module, ABC):

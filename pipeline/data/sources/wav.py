@@ -36,6 +36,7 @@ from pipeline.data.sources.wav_files import Clip, labelled, list_wavs, read_clip
 PARTITION_FILES = 512
 MAX_AMPLITUDE = 4.0  # in floating point, four times full scale: above it the samples are not amplitudes
 _RUN_SAMPLES = 2**20  # resampled at once
+_RATES_SHOWN = 6
 
 
 def open_wav(config: WavSource, classes: tuple[str, ...] | None, max_bytes: int) -> Source:
@@ -185,7 +186,10 @@ def _notes(clips: Sequence[Clip], config: WavSource) -> tuple[str, ...]:
         what = "filled up with silence" if config.remainder == "pad" else "put aside (data.source.remainder: drop)"
         notes.append(f"{partial:,} of the segments are the end of a file and not whole: {what}")
     if rates:
-        listed = ", ".join(f"{count:,} of {rate:,} Hz" for rate, count in sorted(rates.items()))
+        shown_rates = sorted(rates.items(), key=lambda item: (-item[1], item[0]))[:_RATES_SHOWN]
+        listed = ", ".join(f"{count:,} of {rate:,} Hz" for rate, count in shown_rates)
+        if len(rates) > len(shown_rates):
+            listed += f", the others from {min(rates):,} to {max(rates):,} Hz"
         notes.append(f"{rates.total():,} files resampled: {listed}")
     return tuple(notes)
 

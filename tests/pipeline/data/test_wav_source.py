@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,6 +243,21 @@ def test_partitions_are_cut_at_the_same_places_and_read_alone(tmp_path: Path, mo
     assert [row for batch in alone for row in batch] == everything.to_pylist()[13:18]
 
 
+def test_a_long_recording_is_read_piece_by_piece(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_RUN_SAMPLES", 2**14)
+    monkeypatch.setattr(module, "BATCH_BYTES", 2**16)
+    (tmp_path / "long.wav").write_bytes(wav(np.zeros((400_000, 8)), rate=3 * RATE))
+    (part,) = open_wav(settings(tmp_path), None, 10**8).partitions
+    assert sum(batch.num_rows for batch in part.batches()) == 267
+    tracemalloc.start()
+    try:
+        for _ in part.batches():
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 3 * 10**6 < (tmp_path / "long.wav").stat().st_size / 2
+    finally:
+        tracemalloc.stop()
+
+
 def test_names_that_are_no_text_are_read_and_stored(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff\n.wav", "wb") as file:
         file.write(sound(100))
@@ -295,6 +311,7 @@ def test_a_wrong_folder_is_explained(tmp_path: Path, make: Any, changes: dict[st
     [
         ({"image": ImageConfig(size=(1, 500))}, "image"),
         ({"image": ImageConfig(mode="gray")}, "image"),
+        ({"image": ImageConfig(fit="stretch", max_pixels=5)}, "image"),
         ({"append": (PublishedSource(kind="digits"),)}, "append"),
         ({"append": (WavSource(kind="wav", path="b", sample_rate=8000, segment=400),)}, "append"),
         ({"append": (WavSource(kind="wav", path="b", sample_rate=16_000, segment=500),)}, "append"),
@@ -345,6 +362,11 @@ def test_recordings_become_batches(data: Path) -> None:
     )
     assert found == expected
     assert prepared.num_rows > 100
+
+
+def test_sound_is_not_stored_as_jpeg(data: Path) -> None:
+    with pytest.raises(UserError, match=r"shard.encoding: jpeg is for pictures, found sequences; set it to raw or png"):
+        write_here(data, ShardConfig(seed=0, shard_bytes=100_000, encoding="jpeg"))
 
 
 def test_the_same_recordings_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
