@@ -5,17 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 COSTLY = ("reproduced", "ray_cluster")  # fixtures that one process alone should make
-
-
-class ByFile(LoadScopeScheduling):
-    """The tests of a file stay together, and so do all files that use a costly fixture."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
-        return next((fixture for fixture in COSTLY if fixture in _text(self.config.rootpath / file)), file)
 
 
 @cache
@@ -24,7 +15,16 @@ def _text(file: Path) -> str:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    from xdist.scheduler import LoadScopeScheduling  # not there where vae_core is tested alone
+
+    class ByFile(LoadScopeScheduling):
+        """The tests of a file stay together, and so do all files that use a costly fixture."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return next((fixture for fixture in COSTLY if fixture in _text(self.config.rootpath / file)), file)
+
     return ByFile(config, log)
 
 

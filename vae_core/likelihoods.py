@@ -38,7 +38,7 @@ class Bernoulli:
 
     @property
     def mean(self) -> Tensor:
-        return torch.sigmoid(self.logits)
+        return torch.sigmoid(self.logits.float())
 
     def draw(self, uniform: Tensor) -> Tensor:
         return (uniform < self.mean).float()

@@ -65,13 +65,13 @@ def _disentangling(name: str, published: str, **weights: float) -> Row:
             **weights,  # type: ignore[arg-type]
         ),
         batch=256,
-        steps=8_000,
+        steps=4_000,
         learning_rate=OneCycleConfig(kind="one_cycle", peak=2e-3, warmup=0.1),
         measure="mig",
         comparable=False,
         seeds=(0, 1, 2),
         target=Target(published=published, source="InfoGAN-CR results/Table1.png (64 x 64, other networks)"),
-        protocol="reduced: every second pixel, 32 x 32, 1024-256-256-10 ReLU, batch 256, 8,000 steps, the same for all "
+        protocol="reduced: every second pixel, 32 x 32, 1024-256-256-10 ReLU, batch 256, 4,000 steps, the same for all "
         "three; binary pixels; MIG of 10,000 posterior means, 20 bins",
     )
 

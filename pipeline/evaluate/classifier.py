@@ -29,7 +29,8 @@ def write_classifier(train: Split, test: Split, config: FeaturesConfig, out: Pat
             model = train_classifier(shown, train.spec, steps=config.steps, seed=config.seed)
             (temporary / WEIGHTS).write_bytes(dump_tensors(model.state_dict()))
             tested = Loader(test, config.seed, window_shards=1, global_batch_size=TEST_BATCH).sequential(TEST_BATCH)
-            metrics = {"kind": "classifier", "steps": config.steps, "test_accuracy": classifier_accuracy(model, tested)}
+            accuracy = round(classifier_accuracy(model, tested), 6)
+            metrics = {"kind": "classifier", "steps": config.steps, "test_accuracy": accuracy}
         files.write_json(temporary / METRICS, metrics)
     return metrics
 

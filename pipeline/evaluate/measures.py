@@ -1,8 +1,9 @@
 """What is measured while a split passes by: each measure adds up over batches and gives its figures at the end."""
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -160,6 +161,7 @@ class Codebook:
             self.coded.append(tuple(level[weight > 0][:missing].cpu() for level in codes))
             self.conditions += [] if seen.c is None else [seen.c[weight > 0][:missing].cpu()]
 
+    @torch.no_grad()
     def compute(self) -> dict[str, float]:
         figures = self.usage.compute()
         if self.prior is None:
@@ -177,13 +179,13 @@ class Codebook:
         """
         codes = tuple(torch.cat(level) for level in zip(*self.coded, strict=True))
         c = torch.cat(self.conditions) if self.conditions else None
-        on_cpu = prior.to("cpu")
+        on_cpu = deepcopy(prior).to("cpu")  # the only place where coding gives the same bytes again
         data = encode_codes(on_cpu, codes, c)
         back = decode_codes(on_cpu, data, c)
         if not all(torch.equal(one, other) for one, other in zip(codes, back, strict=True)):
             raise RuntimeError("the entropy coder gave other codes back")
         images = len(codes[0])
-        expected = float(prior.nll(codes, c).detach().double().mean()) / LOG_2
+        expected = float(on_cpu.nll(codes, c).double().mean()) / LOG_2
         return {
             "coded_images": images,
             "coded_bits": 8 * len(data) / images,
@@ -205,7 +207,7 @@ class Representation:
         if len(here.x) == 0:
             return
         latent = self.model.represent(here.x, here.c)
-        vectors = latent if isinstance(latent, Tensor) else self.model.vectors(latent)
+        vectors = latent if isinstance(latent, Tensor) else cast(CodeModel, self.model).vectors(latent)
         for name, values in (("codes", vectors), ("labels", here.batch.labels), ("attributes", here.batch.attributes)):
             if values is not None:
                 self.parts[name].append(values[here.batch.weight > 0].cpu())

@@ -46,12 +46,14 @@ def evaluate_model(
     measured = list(_measures(model, config, prior))
     tested = Representation(model, len(test))
     for seen in _pass(model, test, config, what=what):
-        for measure in (*measured, tested):
+        tested.add(seen)
+        for measure in measured:
             measure.add(seen)
     figures = {name: value for measure in measured for name, value in measure.compute().items()}
     figures |= _read(model, train, tested, config)
     figures |= distances(model, test, config, prior=prior, classifier=classifier)
-    model.to("cpu")
+    for part in (model, *([] if prior is None else [prior])):
+        part.to("cpu")
     return {"rows": len(test), **_ordered(figures)}
 
 

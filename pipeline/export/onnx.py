@@ -40,6 +40,7 @@ def parts(model: Model, x: Tensor, batch: Batch) -> dict[str, Part]:
     column = COLUMNS.get(model.config.condition)
     known = {} if column is None else {column: getattr(batch, column)}
     latent = model.represent(x, model.condition(batch))
+    outputs: tuple[str, ...]
     if isinstance(latent, Tensor):
         inputs, outputs = {"z": latent}, ("mean", "log_var") if isinstance(model, GaussianModel) else ("z",)
     else:

@@ -1,9 +1,7 @@
-"""What the commands that use a trained model share: opening it, the images as it sees them, looking one up, saving."""
+"""What the commands that use a trained model share: their arguments, opening it, images as it sees them."""
 
-import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +10,13 @@ from pipeline.config import Params
 from pipeline.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from pipeline.config import EvaluateConfig
     from pipeline.data.loader import Split
     from pipeline.data.store import Store
     from vae_core.models import Model
-
-IMAGES, SIGNALS = 10, 5  # columns of a picture
-MOST_SHOWN = 400  # images of a picture
-NAME = 60  # characters shown of an id
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,115 +226,9 @@ def label_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--labels", metavar="L,L", type=integers, help="several classes, a row or column each [all]")
 
 
-def picture_path(text: str) -> Path:
-    """Where a picture goes.
-
-    Raises:
-        UserError: the name does not end in .png.
-    """
-    if Path(text).suffix.lower() != ".png":
-        raise UserError(f"--out {text}: expected a name that ends in .png")
-    return Path(text)
-
-
-def columns(trained: Trained) -> int:
-    """How many images, or signals, a picture can hold side by side."""
-    return SIGNALS if trained.model.data.height == 1 else IMAGES
-
-
-def in_rows(images: "Tensor", width: int) -> list["Tensor"]:
-    """[n, C, H, W] as rows of `width`, the last one filled up with white."""
-    import torch
-
-    rows = list(images.split(width))
-    missing = len(rows[0]) - len(rows[-1])
-    if missing:
-        rows[-1] = torch.cat((rows[-1], torch.ones(missing, *images.shape[1:])))
-    return rows
-
-
-def save_picture(rows: Sequence["Tensor"], names: Sequence[str], title: str, out: Path) -> None:
-    """A PNG of rows of images [n, C, H, W] in [0, 1].
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    from pipeline.evaluate.figures import grid
-    from pipeline.figures import save_png
-
-    with written(out):
-        save_png(grid([row.float().cpu() for row in rows], [plain(name) for name in names], plain(title)), out)
-    print(out)
-
-
-@contextmanager
-def written(out: Path) -> Iterator[None]:
-    """Turn what the system says of a place that cannot be written into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"--out {out}: cannot be written ({reason}); name another place") from None
-
-
-@contextmanager
-def new_file(out: Path) -> Iterator[Path]:
-    """A temporary name for a file that takes its place when the block ends well, and vanishes when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_array(means: Iterator["Tensor"], shape: tuple[int, int, int, int], out: Path) -> None:
-    """An .npy file, uint8 [N, H, W, C], of batches of means [B, C, H, W]; memory: one batch."""
-    import numpy as np
-
-    start = 0
-    with new_file(out) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for mean in means:
-            array[start : start + len(mean)] = to_bytes(mean)
-            start += len(mean)
-        array.flush()
-
-
-def to_bytes(mean: "Tensor") -> "NDArray[np.uint8]":
-    """[B, C, H, W] in [0, 1] as uint8 [B, H, W, C]."""
-    import torch
-
-    pixels: NDArray[np.uint8] = (mean * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu().numpy()
-    return pixels
-
-
-def save_sound(mean: "Tensor", sample_rate: int, out: Path) -> None:
-    """A WAV file of one companded signal [C, 1, T] in [0, 1]."""
-    from pipeline import files
-    from pipeline.data.audio import mu_law_expand, wav_bytes
-
-    amplitudes = mu_law_expand(2 * mean[:, 0].float().cpu().numpy().T - 1)
-    files.write_bytes(out, wav_bytes(amplitudes, sample_rate))
-
-
 def sample_rate(params: Params) -> int | None:
     """Of the data, in Hz, where they are sound."""
     return params.data.source.sample_rate if params.data.source.kind == "wav" else None
-
-
-def plain(text: str) -> str:
-    """One short line, with nothing in it that a terminal or a formula would take for a command."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).replace("$", r"\$")
-    return line if len(line) <= 2 * NAME else f"{line[: 2 * NAME - 1]}…"
-
-
-def short(name: str) -> str:
-    """The end of an id, which tells more than its beginning."""
-    return name if len(name) <= NAME else f"…{name[1 - NAME :]}"
 
 
 def _scope(split: "Split") -> str:

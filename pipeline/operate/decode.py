@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.operate import _shown
+from pipeline.operate import _saved, _shown
 from pipeline.operate.encode import METADATA, code_columns, condition_columns
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
 SHEET = 100  # images on a contact sheet
@@ -53,7 +50,7 @@ def main(params: Params, args: Namespace) -> None:
         if rows == 0:
             raise UserError(f"{path}: holds no rows; write it anew with `python -m pipeline encode`")
         means = decoded(file, path, trained, params.evaluate.batch_size, rows)
-        with _shown.written(out):
+        with _saved.written(out):
             _save(means, trained, rows, written.get("sample_rate"), out)
     print(f"{out}: {rows:,} rows")
 
@@ -140,24 +137,22 @@ def _numbers(batch: "pa.RecordBatch", path: Path, name: str, length: int) -> "Te
     lists = pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type)
     if not lists or column.null_count or pc.any(pc.not_equal(pc.list_value_length(column), length)).as_py():
         raise UserError(f"{path}: column {name!r}: expected {length} numbers in each row; restore the file")
-    flat: NDArray[np.generic] = column.flatten().to_numpy(zero_copy_only=False)
+    flat = column.flatten().to_numpy(zero_copy_only=False)
     if flat.dtype.kind not in "iuf" or not np.isfinite(flat).all():
         raise UserError(f"{path}: column {name!r}: expected finite numbers, found {column.type}; restore the file")
     values = torch.from_numpy(flat.reshape(len(column), length).copy())
     return values.float() if torch.is_floating_point(values) else values
 
 
-def _save(
-    means: Iterator["Tensor"], trained: _shown.Trained, rows: int, sample_rate: int | None, out: Path
-) -> None:
+def _save(means: Iterator["Tensor"], trained: _shown.Trained, rows: int, sample_rate: int | None, out: Path) -> None:
     from pipeline import files
 
     data = trained.model.data
     shape = (rows, data.height, data.width, data.channels)
-    sheet: list[torch.Tensor] = []
+    sheet: list[Tensor] = []
     match out.suffix.lower():
         case ".npy":
-            _shown.save_array(means, shape, out)
+            _saved.save_array(means, shape, out)
         case ".png":
             for _ in _kept(means, sheet):
                 if sum(map(len, sheet)) >= SHEET:
@@ -166,7 +161,7 @@ def _save(
         case _:
             with files.new_directory(out) as folder:
                 each = _sounding(_kept(means, sheet), sample_rate, folder)
-                _shown.save_array(each, shape, folder / "images.npy")
+                _saved.save_array(each, shape, folder / "images.npy")
                 _save_sheet(sheet, trained, folder / "images.png")
 
 
@@ -183,7 +178,7 @@ def _sounding(means: Iterator["Tensor"], sample_rate: int | None, folder: Path) 
     row = 0
     for mean in means:
         for signal in mean if sample_rate else ():
-            _shown.save_sound(signal, sample_rate or 0, folder / f"{row:08d}.wav")
+            _saved.save_sound(signal, sample_rate or 0, folder / f"{row:08d}.wav")
             row += 1
         yield mean
 
@@ -194,7 +189,7 @@ def _save_sheet(sheet: list["Tensor"], trained: _shown.Trained, out: Path) -> No
     from pipeline.evaluate.figures import grid
     from pipeline.figures import save_png
 
-    rows = _shown.in_rows(torch.cat(sheet), _shown.columns(trained))
+    rows = _saved.in_rows(torch.cat(sheet), _saved.columns(trained.model.data))
     names = [str(i * len(rows[0])) for i in range(len(rows))]
     save_png(grid(rows, names, f"Decoded by {trained.family}"), out)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.operate import _shown
+from pipeline.operate import _saved, _shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,9 +112,11 @@ def _schema(params: Params, trained: _shown.Trained, splits: list["Split"], log_
 
 def _metadata(params: Params, trained: _shown.Trained, splits: list["Split"]) -> dict[str, Any]:
     from vae_core.models import CodeModel
+    from vae_core.models.hierarchical import Hierarchical
 
-    model = trained.model
-    codes = {"grids": [list(grid) for grid in model.grids], "num_codes": model.num_codes}
+    model: Any = trained.model
+    grids = [list(grid) for grid in model.grids] if isinstance(model, CodeModel | Hierarchical) else None
+    sizes = {"num_codes": model.num_codes} if isinstance(model, CodeModel) else {"latent_dim": model.latent_dim}
     return {
         "version": VERSION,
         "family": trained.family,
@@ -128,7 +130,8 @@ def _metadata(params: Params, trained: _shown.Trained, splits: list["Split"]) ->
         "batch_size": params.evaluate.batch_size,
         "classes": list(splits[0].manifest.classes),
         "sample_rate": _shown.sample_rate(params),
-        **(codes if isinstance(model, CodeModel) else {"latent_dim": sum(n for _, n in code_columns(trained).values())}),
+        "grids": grids,
+        **sizes,
     }
 
 
@@ -186,7 +189,7 @@ def _lists(kind: Any, values: "Tensor") -> "pa.Array":
 def _write(out: Path, columns: "pa.Schema", tables: Iterator["pa.Table"]) -> None:
     import pyarrow.parquet as pq
 
-    with _shown.written(out), _shown.new_file(out) as temporary:
+    with _saved.written(out), _saved.new_file(out) as temporary:
         with pq.ParquetWriter(
             temporary,
             columns,

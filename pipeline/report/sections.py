@@ -80,7 +80,7 @@ def summary(model: Mapping[str, Any]) -> str:
     return ", ".join(part.format(**model) for part in parts if part)
 
 
-def _headline(family: Family) -> Mapping[str, Markup]:
+def _headline(family: Family) -> Mapping[str, str]:
     baseline, best = family.metrics["baseline"], family.metrics["best"]
     name = primary(best)
     return {

@@ -12,4 +12,5 @@ def main(params: Params, family: str | None) -> None:
     runtime.end_with_dvc()
     train, test = (open_split(SHARDS, name, params.compute.read) for name in ("train", "test"))
     metrics = write_classifier(train, test, params.features, FEATURES)
-    say(f"features: {metrics.get('why') or 'test accuracy {:.4f}'.format(metrics['test_accuracy'])}; {FEATURES}")
+    result = metrics.get("why") or f"test accuracy {metrics['test_accuracy']}"
+    say(f"features: {result}; {FEATURES}")

@@ -22,7 +22,7 @@ from vae_core.metrics.means import Means
 from vae_core.models import Model, build_model
 from vae_core.noise import Noise
 from vae_core.schedules import value_at
-from vae_core.training import Step, compiled_forward, eval_step, forward, make_optimizer, train_step
+from vae_core.training import Forward, Step, compiled_forward, eval_step, forward, make_optimizer, train_step
 
 VALIDATION_BATCH = 512
 LOG_EVERY_STEPS = 100
@@ -72,7 +72,7 @@ class _Loop:
         self.average = WeightAverage(self.core, run.train.ema_decay) if run.train.ema_decay else None
         self.optimizer: Optimizer = make_optimizer(self.core, learning_rate=1.0)  # each step sets its own
         self.model: nn.Module = self.core
-        self.forward = forward
+        self.forward: Forward = forward
         if run.train.compile != "off":
             self.forward = compiled_forward(cuda_graphs=run.train.compile == "cuda_graphs")
         self.means = Means()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from core_models import CONV, MLP, vae, vqvae
+from core_models import CONV, MLP, autoencoder, categorical, hierarchical, iwae, vae, vqvae
 
 from vae_core.config import CategoricalConfig, IWAEConfig, ModelConfig, RampConfig, VQVAE2Config
 from vae_core.metrics.diagnosis import Sharpness, diagnose, laplacian_variance
@@ -110,6 +110,18 @@ def test_the_remedy_fits_the_codebook() -> None:
     assert "restart_below" in moving.remedy
     assert "restart_below" not in fixed.remedy
     assert str(moving).startswith("Only 10% of the 512 codes occur. Lower num_codes")
+
+
+@pytest.mark.parametrize(
+    "config", [vae(latent_dim=50), iwae(latent_dim=50), categorical(), hierarchical(), autoencoder()]
+)
+@pytest.mark.parametrize(
+    "changed", [{"rate_nats": 0.0}, {"active_units": 1}, {"marginal_mismatch_nats": 30.0}, {"sharpness_ratio": 0.1}]
+)
+def test_a_remedy_names_only_what_the_family_has(config: ModelConfig, changed: dict[str, float]) -> None:
+    for finding in diagnose({**HEALTHY, **changed}, config):
+        for field in ("beta", "free_bits", "latent_dim"):
+            assert field not in finding.remedy or hasattr(config, field), finding
 
 
 # Sharpness

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from core_models import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor, distributions, nn
 
 from vae_core.config import ConvConfig, DataSpec, HierarchicalConfig
@@ -357,7 +357,7 @@ def test_padding_rows_do_not_change_the_weights_of_the_groups() -> None:
 
 
 def test_it_learns_digits() -> None:
-    images = torch.tensor(load_digits().images[:512] > 8).float().unsqueeze(1)
+    images = (digits(512).images > 127).float()
     model = build(config(network=replace(NETWORK, channels=8, downsamples=1)), started=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     found = []

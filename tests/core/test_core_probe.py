@@ -78,6 +78,13 @@ def test_a_feature_that_does_not_vary_is_harmless() -> None:
     assert probe.accuracy(torch.cat((features, constant + 5), 1), labels) > 0.99
 
 
+def test_the_rounding_of_a_constant_is_not_taken_for_variation() -> None:
+    constant = torch.full((200, 1), 1000.1, dtype=torch.float64)
+    assert constant.std(0, correction=0) > 0  # 2e-13
+    probe = fit_linear_probe(constant, torch.arange(200) % 2, num_classes=2)
+    assert probe.scale.tolist() == [1.0]
+
+
 def test_noise_tells_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     noise, labels = torch.randn(3000, 5, generator=generator), torch.randint(4, (3000,), generator=generator)

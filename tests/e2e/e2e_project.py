@@ -28,6 +28,13 @@ SMALL = {
     "tune.search.rungs": [1],
     "evaluate.nll_samples": 5,
     "evaluate.batch_size": 64,
+    "evaluate.feature_images": 200,
+    "evaluate.probe_images": 500,
+    "evaluate.coded_images": 20,
+    "features.steps": 60,
+    "prior.epochs": 1,
+    "prior.network.channels": 8,
+    "prior.network.layers": 2,
     "export.parity_images": 32,
 }
 

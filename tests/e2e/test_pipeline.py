@@ -8,7 +8,7 @@ import time
 import pytest
 from e2e_project import FAMILIES, Project
 
-STAGES = {"train", "tune", "evaluate", "export"}
+STAGES = {"train", "tune", "prior", "evaluate", "export"}
 
 
 def ran(printed: str) -> list[str]:
@@ -16,7 +16,7 @@ def ran(printed: str) -> list[str]:
 
 
 def test_make_repro_runs_every_stage_once_and_prints_results_times_and_the_report(reproduced: Project) -> None:
-    expected = ["ingest", "shard", *(f"{stage}@{f}" for stage in STAGES for f in FAMILIES), "report"]
+    expected = ["ingest", "shard", "features", *(f"{stage}@{f}" for stage in STAGES for f in FAMILIES), "report"]
     assert sorted(ran(reproduced.printed)) == sorted(expected)
     for family in FAMILIES:
         scores = json.loads(reproduced.read(f"results/evaluate/{family}.json"))
@@ -49,14 +49,11 @@ def test_all_sections_of_metrics_and_files_are_there(reproduced: Project) -> Non
     assert {"neg_elbo_nats", "mse", "codebook_used_fraction", "codebook_perplexity"} <= set(codes)
     for family in FAMILIES:
         names = {file.name for file in (reproduced.path / "artifacts" / family).iterdir()}
-        assert names == {
-            "README.md",
-            "config.json",
-            "decoder.onnx",
-            "encoder.onnx",
-            "metrics.json",
-            "model.safetensors",
-        }
+        model = {"README.md", "config.json", "decoder.onnx", "encoder.onnx", "metrics.json", "model.safetensors"}
+        assert names == model | ({"prior.json", "prior.safetensors"} if family == "vqvae" else set())
+    assert codes["prior_nats"] < codes["rate_nats"]
+    assert codes["coded_over_prior_cost"] == pytest.approx(1, abs=0.2)  # the file's 28 bytes weigh on 20 images
+    assert json.loads(reproduced.read("results/diagnosis/vqvae.json")) is not None
 
 
 def test_a_change_runs_only_what_it_touches(reproduced: Project) -> None:
@@ -110,7 +107,7 @@ def test_everything_removed_and_made_again_is_the_same_bytes(reproduced: Project
     shutil.copytree(reproduced.path / ".dvc", kept)
     for name in ("data", "models/cvae", "results/train/cvae", "results/tune/cvae", "artifacts/cvae", ".dvc/cache"):
         shutil.rmtree(reproduced.path / name)
-    stages = ["ingest", "shard", "train@cvae", "tune@cvae", "evaluate@cvae", "export@cvae"]
+    stages = ["ingest", "shard", "features", "train@cvae", "tune@cvae", "prior@cvae", "evaluate@cvae", "export@cvae"]
     printed = reproduced.run("dvc", "repro", "--force", "--single-item", *stages)
     shutil.copytree(kept, reproduced.path / ".dvc", dirs_exist_ok=True)
     assert ran(printed) == stages

@@ -29,12 +29,10 @@ def test_the_commands_run_one_after_another(reproduced: Project) -> None:
     reproduced.run("dvc", "checkout", "-q")
 
 
-def test_the_python_example_runs_as_it_stands(reproduced: Project) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    printed = reproduced.run(
-        "python", "-W", "error", "-c", example + "\nprint(images.shape, labels.dtype, weight.sum())"
-    )
-    assert "torch.Size" in printed
+def test_the_python_examples_run_as_they_stand(reproduced: Project) -> None:
+    for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        printed = reproduced.run("python", "-W", "error", "-c", example + "\nprint(images.shape)")
+        assert "torch.Size" in printed
 
 
 def test_cluster_commands_name_things_that_exist(reproduced: Project) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,23 +17,43 @@ from pipeline import runtime
 from pipeline.config import ComputeConfig, TrainConfig
 from pipeline.data.config import DataConfig, PublishedSource, ShardConfig
 from pipeline.data.ingest import prepare
+from pipeline.data.shape import Shape
 from pipeline.data.shards import write_here
+from pipeline.data.sources.base import Partition, Source, binary, record_batch
 from pipeline.data.sources.digits import open_digits
 from pipeline.train.loop import train
 from pipeline.train.publish import publish_model
 from pipeline.train.run import TrainRun
-from vae_core.config import ConvConfig, MLPConfig, ModelConfig, OneCycleConfig, VAEConfig, VQVAEConfig
+from vae_core.config import (
+    AutoencoderConfig,
+    CategoricalConfig,
+    ConvConfig,
+    HierarchicalConfig,
+    IWAEConfig,
+    MLPConfig,
+    ModelConfig,
+    OneCycleConfig,
+    VAEConfig,
+    VQVAE2Config,
+    VQVAEConfig,
+)
 
 # Ray reads its environment when it is imported, which some test modules do while they are collected.
 os.environ.update({**runtime._ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **os.environ})
 
 MLP = MLPConfig(kind="mlp", hidden=(32,))
+SHALLOW = ConvConfig(kind="conv", channels=4, downsamples=1)
 MODELS: Mapping[str, ModelConfig] = {
+    "autoencoder": AutoencoderConfig(kind="autoencoder", latent_dim=4, network=MLP),
     "vae": VAEConfig(kind="vae", latent_dim=4, network=MLP),
     "cvae": VAEConfig(kind="vae", latent_dim=4, network=MLP, condition="label"),
     "vqvae": VQVAEConfig(
         kind="vqvae", num_codes=16, code_dim=4, network=ConvConfig(kind="conv", channels=8, downsamples=2)
     ),
+    "iwae": IWAEConfig(kind="iwae", latent_dim=4, samples=3, network=MLP),
+    "vqvae2": VQVAE2Config(kind="vqvae2", num_codes=8, code_dim=3, network=SHALLOW),
+    "categorical": CategoricalConfig(kind="categorical", variables=5, categories=4, network=MLP),
+    "hierarchical": HierarchicalConfig(kind="hierarchical", groups=1, latent_channels=1, network=SHALLOW),
 }
 PARAMS = """\
 data:
@@ -114,6 +136,56 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     prepare([open_digits(None)], config, data)
     return write_here(data, ShardConfig(seed=0, shard_bytes=400_000))
+
+
+class Squares:
+    """Bright squares on a dim ground; column, row and brightness of each are its attributes. No two are alike."""
+
+    rows = 500
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        random = np.random.default_rng(0)
+        factors = np.stack([random.integers(0, size, self.rows) for size in (3, 3, 2)], 1)
+        images = random.integers(0, 40, (self.rows, 8, 8, 1), np.uint8)
+        for image, (column, row, bright) in zip(images, factors, strict=True):
+            image[2 * row + 1 : 2 * row + 3, 2 * column + 1 : 2 * column + 3] += np.uint8(100 + 100 * bright)
+        ids = [f"square-{row}" for row in range(self.rows)]
+        yield record_batch(ids, binary(images), attributes=factors.astype(np.float32), source="made")
+
+
+class Waves:
+    """Signals of one channel, one value high: a sine of some frequency and phase, without labels."""
+
+    rows = 60
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        at = np.arange(self.rows)[:, None]
+        waves = np.sin(np.arange(64) * (0.1 + at / 100) + at)
+        yield record_batch([f"wave-{row}" for row in range(self.rows)], binary(np.uint8(127 + 120 * waves)), source="m")
+
+
+def sharded(data: Path, partition: Partition, pixels: Shape, attributes: tuple[str, ...]) -> Path:
+    source = Source(
+        name="made", partitions=(partition,), pixels=pixels, attributes=attributes, digests={"made": "0" * 64}
+    )
+    config = DataConfig(
+        source=PublishedSource(kind="digits"), validation_fraction=0.2, test_fraction=0.3, max_bad_fraction=0.0
+    )
+    prepare([source], config, data)
+    return write_here(data, ShardConfig(seed=0, shard_bytes=1 << 20))
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of images whose attributes are their factors. Not to be changed."""
+    attributes = ("column", "row", "bright")
+    return sharded(tmp_path_factory.mktemp("squares") / "data", Squares(), Shape(8, 8, 1), attributes)
+
+
+@pytest.fixture(scope="session")
+def waves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of signals of height 1, without labels. Not to be changed."""
+    return sharded(tmp_path_factory.mktemp("waves") / "data", Waves(), Shape(1, 64, 1), ())
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vae_core.config.base import Strict
+from vae_core.config.base import Strict, check_at_least
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +18,10 @@ class DataSpec(Strict):
     num_classes: int = 0
     attributes: int = 0
     embedding: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "channels", "height", "width")
+        check_at_least(self, 0, "num_classes", "attributes", "embedding")
 
     @property
     def shape(self) -> tuple[int, int, int]:

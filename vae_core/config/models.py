@@ -31,7 +31,9 @@ class ModelBase(Strict):
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self, "sigma", isinstance(self.sigma, str) or self.sigma > 0, "a number above 0, learned or per_pixel")
+        named = self.sigma in ("learned", "per_pixel")
+        positive = not isinstance(self.sigma, str) and self.sigma > 0
+        check(self, "sigma", named or positive, "a number above 0, learned or per_pixel")
         check(self, "condition_dropout", 0 <= self.condition_dropout < 1, "a share from 0 to below 1")
         for field in self.SCHEDULED:
             if getattr(self, field) is not None:
@@ -207,6 +209,8 @@ class CategoricalConfig(ModelBase):
         many = self.estimator in ("rloo", "vimco")
         check(self, "samples", self.samples >= (2 if many else 1), f"at least {2 if many else 1} for {self.estimator}")
         check_scheduled(self, "temperature", above=0)
+        weighs = self.estimator not in ("vimco", "wake_sleep")
+        check(self, "beta", weighs or self.beta == 1, f"1 for {self.estimator}, which has no rate to weigh")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

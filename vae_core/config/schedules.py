@@ -3,6 +3,7 @@
 `until` and `warmup` are fractions of the run's steps, so that a schedule fits a run of any length.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -22,6 +23,7 @@ class RampConfig(Strict):
     until: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_ends(self)
         check(self, "until", 0 < self.until <= 1, "a fraction of the run's steps, above 0 and up to 1")
         if self.kind == "exponential":
             for name in ("start", "end"):
@@ -42,6 +44,7 @@ class CyclicalConfig(Strict):
     rise: float = 0.5
 
     def __post_init__(self) -> None:
+        _check_ends(self)
         check(self, "cycles", self.cycles >= 1, "an integer of at least 1")
         check(self, "rise", 0 < self.rise <= 1, "a fraction of the cycle, above 0 and up to 1")
 
@@ -58,7 +61,7 @@ class OneCycleConfig(Strict):
     warmup: float = 0.3
 
     def __post_init__(self) -> None:
-        check(self, "peak", self.peak > 0, "a number above 0")
+        check(self, "peak", 0 < self.peak < math.inf, "a number above 0")
         check(self, "warmup", 0 <= self.warmup < 1, "a fraction of the run's steps, from 0 to below 1")
 
 
@@ -84,3 +87,9 @@ def check_scheduled(config: object, field: str, *, above: float | None = None, a
         check(config, field, lowest > above, f"a number above {above:g}, or a schedule of such")
     if at_least is not None:
         check(config, field, lowest >= at_least, f"a number of at least {at_least:g}, or a schedule of such")
+
+
+def _check_ends(ramp: RampConfig | CyclicalConfig) -> None:
+    """NaN would pass `check_scheduled`: the smaller of two numbers one of which is NaN may be the other."""
+    for name in ("start", "end"):
+        check(ramp, name, math.isfinite(getattr(ramp, name)), "a finite number")

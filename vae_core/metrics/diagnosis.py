@@ -49,7 +49,7 @@ def diagnose(figures: Mapping[str, float], config: ModelConfig) -> list[Finding]
         Finding("not_finite", f"Not finite: {', '.join(unfit)}.", "Lower train.learning_rate or train.max_grad_norm.")
     ] * bool(unfit)
     sound = {name: value for name, value in figures.items() if name not in unfit}
-    found += [*_collapse(sound, config), *_codebook(sound, config), *_prior(sound), *_sigma(sound, config)]
+    found += [*_collapse(sound, config), *_codebook(sound, config), *_prior(sound, config), *_sigma(sound, config)]
     return [*found, *_blur(sound, config), *_inference(sound)]
 
 
@@ -61,7 +61,7 @@ def _collapse(figures: Mapping[str, float], config: ModelConfig) -> Iterator[Fin
         yield Finding(
             "collapsed_posterior",
             f"The code is ignored: the rate is {rate:.2f} nats, less than one bit an image.",
-            "Raise beta from 0 over the first tenth of the run (a ramp), set free_bits, or take a weaker decoder.",
+            _wake(config),
         )
         return
     if active is None or not isinstance(config, VAEConfig | IWAEConfig):
@@ -76,8 +76,7 @@ def _collapse(figures: Mapping[str, float], config: ModelConfig) -> Iterator[Fin
         yield Finding(
             "few_active_units",
             f"Only {of}.",
-            "Raise beta from 0 over the first tenth of the run or set free_bits; where the likelihood is good "
-            "already, lower latent_dim.",
+            f"{_wake(config)} Where the likelihood is good already, lower latent_dim.",
         )
 
 
@@ -96,7 +95,7 @@ def _codebook(figures: Mapping[str, float], config: ModelConfig) -> Iterator[Fin
         yield Finding("uneven_codes", evidence, remedy)
 
 
-def _prior(figures: Mapping[str, float]) -> Iterator[Finding]:
+def _prior(figures: Mapping[str, float], config: ModelConfig) -> Iterator[Finding]:
     rate, moments = figures.get("rate_nats", math.inf), figures.get("marginal_mismatch_nats", 0.0)
     aggregate, information = figures.get("aggregate_kl_nats", 0.0), figures.get("mutual_information_nats", math.inf)
     unsaturated = information < SATURATED * figures.get("mutual_information_limit_nats", math.inf)
@@ -107,7 +106,8 @@ def _prior(figures: Mapping[str, float]) -> Iterator[Finding]:
             "under_regularised",
             f"Codes of images lie off the prior by {nats:.1f} of the {rate:.1f} nats of the rate: what is drawn from "
             "the prior will look worse than reconstructions.",
-            "Raise beta towards 1, or sample from a prior fitted to the codes.",
+            ("Raise beta towards 1, or sample" if _has_beta(config) else "Sample")
+            + " from a prior fitted to the codes.",
         )
 
 
@@ -128,10 +128,11 @@ def _sigma(figures: Mapping[str, float], config: ModelConfig) -> Iterator[Findin
 def _blur(figures: Mapping[str, float], config: ModelConfig) -> Iterator[Finding]:
     ratio = figures.get("sharpness_ratio", math.inf)
     if ratio < BLURRED_RATIO:
-        remedy = "Raise latent_dim or the width of network, or lower beta; a vqvae keeps most detail."
+        size = next((name for name in ("latent_dim", "latent_channels", "variables") if hasattr(config, name)), "")
+        remedy = f"Raise {size} or the width of network" + (", or lower beta" if _has_beta(config) else "")
         if isinstance(config, VQVAEConfig | VQVAE2Config):
-            remedy = "Raise num_codes or the width of network, or lower network.downsamples."
-        yield Finding("blurred", f"Reconstructions keep {ratio:.0%} of the images' fine detail.", remedy)
+            remedy = "Raise num_codes or the width of network, or lower network.downsamples"
+        yield Finding("blurred", f"Reconstructions keep {ratio:.0%} of the images' fine detail.", f"{remedy}.")
 
 
 def _inference(figures: Mapping[str, float]) -> Iterator[Finding]:
@@ -149,6 +150,17 @@ def _inference(figures: Mapping[str, float]) -> Iterator[Finding]:
             f"For {few:.0%} of the images a handful of draws decides nll_nats: it is an upper bound, and a loose one.",
             "Raise evaluate.nll_samples, or compare with annealed importance sampling.",
         )
+
+
+def _wake(config: ModelConfig) -> str:
+    """What makes a code be used, of what the family has."""
+    ways = ["raise beta from 0 over the first tenth of the run"] * _has_beta(config)
+    ways += ["set free_bits"] * hasattr(config, "free_bits")
+    return ", or ".join([*ways, "take a weaker decoder"]).capitalize() + "."
+
+
+def _has_beta(config: ModelConfig) -> bool:
+    return "beta" in config.SCHEDULED
 
 
 def _final_beta(config: VAEConfig | IWAEConfig) -> float:

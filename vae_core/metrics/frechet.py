@@ -67,7 +67,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     Raises:
         ValueError: the features differ in number.
 
-    Source: Heusel et al., arXiv:1706.08500, equation 6 (there of Inception features: FID).
+    Source: Heusel et al., arXiv:1706.08500 (there of Inception features: FID).
     """
     if one.mean.shape != other.mean.shape:
         raise ValueError(f"moments: expected as many features in both, got {len(one.mean)} and {len(other.mean)}")
@@ -101,7 +101,7 @@ def kernel_distance(
     Raises:
         ValueError: a side has fewer rows than a subset, or the features differ in number.
 
-    Source: Binkowski et al., arXiv:1801.01401, section 4 (there of Inception features: KID).
+    Source: Binkowski et al., arXiv:1801.01401 (there of Inception features: KID).
     """
     if not 2 <= subset_rows <= min(len(one), len(other)):
         raise ValueError(f"subset_rows: expected 2 to {min(len(one), len(other))}, the rows given, got {subset_rows}")
@@ -124,7 +124,7 @@ def polynomial_mmd(one: Tensor, other: Tensor) -> Tensor:
     Raises:
         ValueError: fewer than two rows on a side, or the features differ in number.
 
-    Source: Gretton et al., "A kernel two-sample test", 2012, equation 3; the kernel of arXiv:1801.01401, section 3.
+    Source: Gretton et al., "A kernel two-sample test", 2012 (the unbiased estimate); the kernel of arXiv:1801.01401.
     """
     if min(len(one), len(other)) < 2 or one.shape[1:] != other.shape[1:]:
         raise ValueError(f"features: expected [2 or more, D] twice, got {tuple(one.shape)} and {tuple(other.shape)}")

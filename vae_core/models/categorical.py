@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_core import estimators
-from vae_core.config import CategoricalConfig, DataSpec, MLPConfig, check
+from vae_core.config import CategoricalConfig, DataSpec, MLPConfig
 from vae_core.distributed import all_reduce_sum
 from vae_core.likelihoods import PixelHead, Pixels
 from vae_core.models.base import CodeModel, Codes, Inputs, repeated
@@ -58,16 +58,10 @@ class CategoricalOutput:
 
 
 class Categorical(CodeModel):
-    """q(z | x, c) and p(z) are products of `variables` categorical distributions; the decoder sees one-hot vectors.
-
-    Raises:
-        RangeError: beta is not 1 for `vimco` or `wake_sleep`, whose objectives have no rate to weigh.
-    """
+    """q(z | x, c) and p(z) are products of `variables` categorical distributions; the decoder sees one-hot vectors."""
 
     def __init__(self, config: CategoricalConfig, data: DataSpec) -> None:
         super().__init__(config, data)
-        weighs = config.estimator not in ("vimco", "wake_sleep")
-        check(config, "beta", weighs or config.beta == 1, f"1 for {config.estimator}, which has no rate to weigh")
         self.grids, self.num_codes = ((1, config.variables),), config.categories
         width = config.variables * config.categories
         self.encoder = build_encoder(config.network, data.shape, self.condition_dim)

@@ -1,6 +1,6 @@
 """Finite scalar quantisation: every dimension is bounded and rounded to one of a few levels.
 
-Source: Mentzer et al., arXiv:2309.15505, section 3.1 and appendix A.1.
+Source: Mentzer et al., arXiv:2309.15505, section 3.1; the shift for even numbers of levels is that of its code.
 """
 
 import math

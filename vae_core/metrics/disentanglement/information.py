@@ -87,7 +87,7 @@ def mutual_information_gap(information: Floats, entropy: Floats) -> float:
     Raises:
         ValueError: there is one code alone, so no gap.
 
-    Source: Chen et al., arXiv:1802.04942, section 4.1; disentanglement_lib, mig.py, `compute_mig`.
+    Source: Chen et al., arXiv:1802.04942, section 4; disentanglement_lib, mig.py, `compute_mig`.
     """
     if len(information) < 2:
         raise ValueError(f"codes: the gap between the best two needs two or more, got {len(information)}")
