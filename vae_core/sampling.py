@@ -61,7 +61,8 @@ def sample(
     if not isinstance(model, CodeModel):
         raise ValueError(f"a model of kind {model.config.kind} has no prior to draw from")
     if prior is not None:
-        on_device = torch.Generator(device).manual_seed(seed)
+        of_codes = int(torch.randint(2**62, (), generator=generator))  # not `seed`: it draws the pixels
+        on_device = torch.Generator(device).manual_seed(of_codes)
         codes = prior.sample(count, c, generator=on_device, temperature=temperature)
     elif isinstance(model, Categorical):
         codes = model.prior_codes(torch.rand(count, model.config.variables, generator=generator).to(device))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline import files
@@ -46,6 +47,6 @@ def open_classifier(folder: Path, split: Split) -> FeatureClassifier | None:
     model = FeatureClassifier(split.spec)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS}: {error}; make it again with `dvc repro features`") from None
     return model.eval().requires_grad_(False)

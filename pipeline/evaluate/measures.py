@@ -27,6 +27,7 @@ from vae_core.priors import CodePrior, uniform_nats
 from vae_core.training import eval_step
 
 LOG_2 = math.log(2)
+MOST_DB = 100.0  # of one image's peak signal-to-noise ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,10 @@ class Reconstructions:
     def add(self, seen: Seen) -> None:
         image, weight = seen.batch.images.float() / 255, seen.batch.weight
         mean = self.model.decode(self.model.represent(seen.x, seen.c), seen.c).mean.float()
-        figures = {"mse": (mean - image).square().flatten(1).mean(1), "psnr_db": psnr(mean, image)}
+        figures = {
+            "mse": (mean - image).square().flatten(1).mean(1),
+            "psnr_db": psnr(mean, image).clamp_max(MOST_DB),  # infinite where they are equal
+        }
         if self.similar:
             figures["ssim"] = ssim(mean, image)
         self.means.add(figures, weight)

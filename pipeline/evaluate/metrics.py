@@ -22,6 +22,8 @@ from vae_core.noise import Noise
 from vae_core.priors import CodePrior
 
 FIRST = ("neg_elbo_nats", "distortion_nats", "rate_nats", "nll_nats", "nll_standard_error_nats", "nll_samples", "mse")
+TESTED_ROWS = 10_000  # of the representation, at most
+PROBE_WIDTH = 4096  # numbers of a representation above which no probe is fitted: it would take longer than the rest
 FACTOR_VALUES = 64  # an attribute with at most so many values is a factor
 
 
@@ -44,12 +46,14 @@ def evaluate_model(
     model = model.to(device).eval()
     prior = None if prior is None else prior.to(device).eval()
     measured = list(_measures(model, config, prior))
-    tested = Representation(model, len(test))
+    tested = Representation(model, TESTED_ROWS)
     for seen in _pass(model, test, config, what=what):
         tested.add(seen)
         for measure in measured:
             measure.add(seen)
     figures = {name: value for measure in measured for name, value in measure.compute().items()}
+    if "prior_nats" in figures:
+        figures["neg_elbo_learned_prior_nats"] = figures["distortion_nats"] + figures["prior_nats"]
     figures |= _read(model, train, tested, config)
     figures |= distances(model, test, config, prior=prior, classifier=classifier)
     for part in (model, *([] if prior is None else [prior])):
@@ -86,7 +90,9 @@ def _pass(model: Model, split: Split, config: EvaluateConfig, *, what: str, rows
 def _read(model: Model, train: Split, tested: Representation, config: EvaluateConfig) -> dict[str, float]:
     """What can be read from the representation: labels by a linear probe, factors by disentanglement scores."""
     labels, factors = tested["labels"], _factors(tested["attributes"])
-    probing = config.probe_images if labels is not None else 0
+    codes = tested["codes"]
+    narrow = codes is not None and codes.shape[1] <= PROBE_WIDTH
+    probing = config.probe_images if labels is not None and narrow else 0
     scoring = config.factor_images if factors is not None and isinstance(model, ContinuousModel) else 0
     if not probing and not scoring:
         return {}
@@ -94,14 +100,14 @@ def _read(model: Model, train: Split, tested: Representation, config: EvaluateCo
     for seen in _pass(model, train, config, what="read the representation", rows=learned.limit):
         learned.add(seen)
     figures: dict[str, float] = {}
-    codes, test_codes = learned["codes"], tested["codes"]
+    known_codes = learned["codes"]
     assert codes is not None
-    assert test_codes is not None
+    assert known_codes is not None
     if probing and labels is not None and (known := learned["labels"]) is not None:
-        probe = fit_linear_probe(codes[:probing], known[:probing], num_classes=model.data.num_classes)
-        figures["probe_accuracy"] = probe.accuracy(test_codes, labels)
+        probe = fit_linear_probe(known_codes[:probing], known[:probing], num_classes=model.data.num_classes)
+        figures["probe_accuracy"] = probe.accuracy(codes, labels)
     if scoring and (factors := _factors(learned["attributes"])) is not None:
-        scores = disentanglement_scores(codes.numpy(), factors, seed=config.seed)
+        scores = disentanglement_scores(known_codes.numpy(), factors, seed=config.seed)
         figures |= {f"disentanglement_{name}": score for name, score in scores.items()}
     return figures
 

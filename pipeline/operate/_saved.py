@@ -1,6 +1,7 @@
 """Pictures, arrays and sound that the commands write, each whole or not at all."""
 
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 IMAGES, SIGNALS = 10, 5  # columns of a picture
 MOST_SHOWN = 400  # images of a picture
+LETTER, LINE = 0.1, 0.2  # inches that the title takes
 NAME = 60  # characters shown of an id
 
 
@@ -59,10 +61,18 @@ def save_picture(rows: Sequence["Tensor"], names: Sequence[str], title: str, out
     from pipeline.evaluate.figures import grid
     from pipeline.figures import save_png
 
-    labels = [plain(name).replace("$", r"\$") for name in (title, *names)]  # between two $ it would be a formula
+    figure = grid([row.float().cpu() for row in rows], [_drawable(plain(name)) for name in names], "")
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(plain(title), int(width / LETTER))
+    figure.set_size_inches(width, height + LINE * (len(lines) - 1))
+    figure.suptitle(_drawable("\n".join(lines)))
     with written(out):
-        save_png(grid([row.float().cpu() for row in rows], labels[1:], labels[0]), out)
-    print(out)
+        save_png(figure, out)
+
+
+def _drawable(text: str) -> str:
+    """What lies between two $ would be a formula."""
+    return text.replace("$", r"\$")
 
 
 @contextmanager

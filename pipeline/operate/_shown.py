@@ -223,7 +223,7 @@ def chosen_labels(trained: Trained, args: Namespace) -> tuple[int, ...]:
 def label_arguments(parser: ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--label", metavar="L", type=integer(0), help="one class, by number")
-    group.add_argument("--labels", metavar="L,L", type=integers, help="several classes, a row or column each [all]")
+    group.add_argument("--labels", metavar="L,L", type=integers, help="several classes [all]")
 
 
 def sample_rate(params: Params) -> int | None:

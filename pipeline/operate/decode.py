@@ -46,7 +46,8 @@ def main(params: Params, args: Namespace) -> None:
     with _opened(path) as file:
         written = _metadata(file, path)
         _check(written, trained, path, args.force)
-        rows = min(file.metadata.num_rows, args.rows or file.metadata.num_rows)
+        most = SHEET if out.suffix.lower() == ".png" else file.metadata.num_rows
+        rows = min(file.metadata.num_rows, args.rows or most, most)
         if rows == 0:
             raise UserError(f"{path}: holds no rows; write it anew with `python -m pipeline encode`")
         means = decoded(file, path, trained, params.evaluate.batch_size, rows)
@@ -154,10 +155,7 @@ def _save(means: Iterator["Tensor"], trained: _shown.Trained, rows: int, sample_
         case ".npy":
             _saved.save_array(means, shape, out)
         case ".png":
-            for _ in _kept(means, sheet):
-                if sum(map(len, sheet)) >= SHEET:
-                    break
-            _save_sheet(sheet, trained, out)
+            _save_sheet([mean.cpu() for mean in means], trained, out)
         case _:
             with files.new_directory(out) as folder:
                 each = _sounding(_kept(means, sheet), sample_rate, folder)
@@ -186,12 +184,9 @@ def _sounding(means: Iterator["Tensor"], sample_rate: int | None, folder: Path) 
 def _save_sheet(sheet: list["Tensor"], trained: _shown.Trained, out: Path) -> None:
     import torch
 
-    from pipeline.evaluate.figures import grid
-    from pipeline.figures import save_png
-
     rows = _saved.in_rows(torch.cat(sheet), _saved.columns(trained.model.data))
     names = [str(i * len(rows[0])) for i in range(len(rows))]
-    save_png(grid(rows, names, f"Decoded by {trained.family}"), out)
+    _saved.save_picture(rows, names, f"Decoded by {trained.family}", out)
 
 
 def _check(written: dict[str, Any], trained: _shown.Trained, path: Path, force: bool) -> None:

@@ -51,6 +51,7 @@ def main(params: Params, args: Namespace) -> None:
         rows = _saved.in_rows(_joined(start.pixels, path, end.pixels), args.steps + 2)
         names = [trained.family]
     _saved.save_picture(rows, names, title, out)
+    print(out)
 
 
 def between(

@@ -55,6 +55,7 @@ def main(params: Params, args: Namespace) -> None:
         label = "" if labels is None else f"  {_saved.plain(classes[labels[i]])}"
         print(f"{i + 1:>4}  {distance:<10.6g}  {_saved.plain(name)}{label}")
     _saved.save_picture([_saved.filled_up(image.pixels, width), *parts], names, title, out)
+    print(out)
 
 
 def nearest(params: Params, trained: _shown.Trained, image: _shown.Image, train: "Split", count: int) -> Neighbours:

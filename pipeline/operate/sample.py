@@ -37,7 +37,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--temperature", metavar="T", type=_temperature, default=1.0, help="below 1 nearer to the typical image [1]"
     )
     parser.add_argument("--draw", action="store_true", help="draw the pixels too, instead of their means")
-    parser.add_argument("--seed", metavar="S", type=_shown.integer(0, 2**63 - 1), default=0, help="[0]")
+    parser.add_argument(
+        "--seed", metavar="S", type=_shown.integer(0, 2**63 - 1), default=0, help="of the random numbers [0]"
+    )
     _shown.out_argument(parser, "sample.png", "where the images go")
 
 
@@ -57,8 +59,8 @@ def main(params: Params, args: Namespace) -> None:
     means = _drawn(trained, args, labels, like, prior, total, params.evaluate.batch_size)
     if form == ".png":
         _save_picture(list(means), trained, args, labels, out)
-        return
-    _save(means, trained, total, rate, out)
+    else:
+        _save(means, trained, total, rate, out)
     print(f"{out}: {total:,} rows")
 
 

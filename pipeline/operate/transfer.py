@@ -36,13 +36,19 @@ def main(params: Params, args: Namespace) -> None:
     assert image.c is not None
     assert other is not None
     count = len(labels)
-    as_is = image.x.expand(count, -1, -1, -1), image.c.expand(count, -1)
-    drawn = transfer_style(trained.model, *as_is, other)
-    first = [image.pixels, reconstruct(trained.model, image.x, image.c).cpu()]
-    title, label = f"{_saved.short(image.id)}, a {image.label}, as another class", f"as {image.label}"
-    named = zip(drawn.cpu().split(1), labels, strict=True)
-    rows, names = [*first, *(one for one, _ in named)], ["image", label, *(f"as {each}" for each in labels)]
-    if trained.model.data.height > 1:
-        rows = [torch.cat(rows)]
-        names = [f"image, {label}, then {', '.join(map(str, labels))}"]
-    _saved.save_picture(rows, names, title, out)
+    own = image.x.expand(count, -1, -1, -1), image.c.expand(count, -1)
+    drawn = transfer_style(trained.model, *own, other)
+    first = torch.cat((image.pixels, reconstruct(trained.model, image.x, image.c).cpu()))
+    width = min(_saved.columns(trained.model.data), max(2, count))
+    parts = [_saved.filled_up(row, width) for row in drawn.cpu().split(width)]
+    names = [_named(labels[i : i + width]) for i in range(0, count, width)]
+    title = f"{_saved.short(image.id)} and its style in other classes"
+    _saved.save_picture([_saved.filled_up(first, width), *parts], [f"image, as {image.label}", *names], title, out)
+    print(out)
+
+
+def _named(labels: tuple[int, ...]) -> str:
+    first, last = labels[0], labels[-1]
+    if len(labels) > 2 and labels == tuple(range(first, last + 1)):
+        return f"as {first} to {last}"
+    return f"as {', '.join(map(str, labels))}"

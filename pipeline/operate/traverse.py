@@ -50,6 +50,7 @@ def main(params: Params, args: Namespace) -> None:
     rows = traverse(model, z, values.to(trained.device), image.c, dims=dims)
     title = f"{_saved.short(image.id)}: one dimension at a time, from -{args.range:g} to {args.range:g}"
     _saved.save_picture(list(rows), [f"z{dim}" for dim in dims], title, out)
+    print(out)
 
 
 def _widest(params: Params, trained: _shown.Trained, model: "ContinuousModel") -> list[int]:

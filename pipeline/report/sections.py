@@ -33,6 +33,7 @@ CAPTIONS = {
     "codes": ("Codes", "Test images, the codes they become, shown by number, and the images decoded from those codes."),
 }
 
+
 def family_section(family: Family) -> Mapping[str, Any]:
     slug = "family-" + re.sub(r"[^A-Za-z0-9_-]+", "-", family.name)
     swept = [column for column in family.trials[0] if column not in TRIALS]

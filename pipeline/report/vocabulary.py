@@ -150,6 +150,12 @@ METRICS: Mapping[str, Metric] = {
     "prior_nats": Metric(
         "Rate under the learned prior", NATS, "What the codes of a test image cost under the autoregressive prior."
     ),
+    "neg_elbo_learned_prior_nats": Metric(
+        "Negative ELBO, learned prior",
+        NATS,
+        "Distortion + rate under the learned prior, which came after the sweep and does not judge it.",
+        better="lower",
+    ),
     "prior_saving_fraction": Metric(
         "Saved by the learned prior", "share, 0 to 1", "Of what a uniform prior would charge.", decimals=3
     ),

@@ -1,11 +1,13 @@
 """The training loop. One function, which runs in this process, as a Ray Train worker, and inside a Tune trial."""
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.optim import Optimizer
 
@@ -46,7 +48,7 @@ def train(
     checkpoint is on disk, and for the epochs that an earlier attempt finished, before training goes on.
 
     Raises:
-        UserError: the shards are damaged, the model does not fit the data, or too many steps were not finite.
+        UserError: the shards are damaged, the model does not fit the data, or the run diverged.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loop = _Loop(run, directory, device, checkpoint_every_steps)
@@ -143,13 +145,14 @@ class _Loop:
         self.step += 1
 
     def _skip(self, epoch: int, batch: Batch, done: Step) -> None:
-        """Count a step that changed nothing; past the limit, say which samples it was."""
+        """Count a step that changed nothing; past the limit, say which samples it was. Every rank calls it alike."""
         self.skipped += 1
         if self.skipped <= self.config.max_skipped_steps:
             return
-        bad = ~torch.isfinite(done.terms.loss) & (batch.weight > 0)
-        places = batch.position[bad].cpu().numpy()
-        named = self.loader.ids(epoch, self.step - epoch * self.loader.steps_per_epoch, places[:SAMPLES_NAMED])
+        bad = batch.position[~torch.isfinite(done.terms.loss) & (batch.weight > 0)][:SAMPLES_NAMED]
+        of_all = distributed.all_gather_rows(F.pad(bad, (0, SAMPLES_NAMED - len(bad)), value=-1))
+        places = of_all[of_all >= 0][:SAMPLES_NAMED].cpu().numpy()
+        named = self.loader.ids(epoch, self.step - epoch * self.loader.steps_per_epoch, places)
         samples = f"; the loss of sample {', '.join(named)} is not finite" if named else "; every loss is finite"
         raise UserError(
             f"step {self.step + 1}: loss or gradient not finite, {self.skipped} steps skipped (train.max_skipped_steps "
@@ -158,6 +161,17 @@ class _Loop:
         )
 
     def _write(self, epoch: int, split: str, values: dict[str, float]) -> None:
+        """Add a row of figures, which are the same on every rank.
+
+        Raises:
+            UserError: one of them is not finite, because the run diverged.
+        """
+        wild = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if wild:
+            raise UserError(
+                f"step {self.step}: {split}: {', '.join(wild)}, {self.skipped} steps skipped; lower "
+                "train.learning_rate or train.max_grad_norm in params.yaml"
+            )
         if distributed.rank() == 0:
             samples = epoch * len(self.loader.split) + min(
                 (self.step - epoch * self.loader.steps_per_epoch) * self.config.global_batch_size,

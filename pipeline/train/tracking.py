@@ -118,7 +118,8 @@ def _show(directory: Path, said: Copied, what: str, total_steps: int, done: thre
             rows = log.rows()
             for row in rows[shown:]:
                 bar.n = row["step"]
-                bar.set_postfix({"epoch": row["epoch"] + 1, primary(row): f"{row[primary(row)]:.2f}"})
+                if primary(row) in row:  # not where every step of an epoch was skipped
+                    bar.set_postfix({"epoch": row["epoch"] + 1, primary(row): f"{row[primary(row)]:.2f}"})
                 if row["split"] == "val" and not on_terminal:
                     say(f"{what}: epoch {row['epoch'] + 1}, validation {_words(row)}")
             shown = max(len(rows), shown)

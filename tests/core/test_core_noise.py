@@ -7,15 +7,16 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from core_models import EVERY_KIND, digits, digits_model, noise_of, step_once
+from core_models import EVERY_KIND, digits, digits_model, inputs_of, noise_of, step_once, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_core.config import ModelConfig
-from vae_core.metrics.likelihood import importance_weighted_nll
-from vae_core.models.vae import VAE
+from vae_core.metrics.likelihood import importance_weighted
+from vae_core.models import HasLikelihood, HasPrior
+from vae_core.models.categorical import Categorical
 from vae_core.noise import Noise
-from vae_core.sampling import reconstruct, sample_prior
+from vae_core.sampling import interpolate, reconstruct, sample
 from vae_core.training import eval_step
 
 every_kind = pytest.mark.parametrize("config", EVERY_KIND.values(), ids=EVERY_KIND.keys())
@@ -114,11 +115,13 @@ def test_steps_and_building_leave_the_global_generators_alone(config: ModelConfi
         model = digits_model(config, seed=5)
         step_once(model, batch, torch.optim.Adam(model.parameters()), learning_rate=1e-3)
         eval_step(model, batch, noise_of(batch))
-        x = batch.images.float() / 255
-        reconstruct(model, x, batch.labels)
-        if isinstance(model, VAE):
-            importance_weighted_nll(model, x.round(), batch.labels, noise=noise_of(batch), samples=3)
-            sample_prior(model, 6, seed=1, labels=batch.labels)
+        x, c = batch.images / 255, model.condition(batch)
+        reconstruct(model, x, c, pixels="draw")
+        interpolate(model, x, x.flip(0), 3, c)
+        if isinstance(model, HasLikelihood):
+            importance_weighted(model, x.round(), c, noise=noise_of(batch), samples=3)
+        if isinstance(model, HasPrior | Categorical):
+            sample(model, 6, c, seed=1, pixels="draw")
 
 
 @every_kind
@@ -130,3 +133,19 @@ def test_the_global_generators_change_nothing(config: ModelConfig) -> None:
         terms = step_once(model, batch, torch.optim.Adam(model.parameters()), learning_rate=1e-3)
         results.append((terms.loss, *model.state_dict().values()))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@every_kind
+def test_all_random_numbers_of_a_step_are_given_by_the_noise_before_it(config: ModelConfig) -> None:
+    """So that forward and objective are pure, and a row has the same numbers in any company."""
+    model, batch = digits_model(config), digits(6)
+    inputs, again, other = (inputs_of(model, batch, step=step) for step in (3, 3, 4))
+    alone = inputs_of(model, take(batch, torch.tensor([4])), step=3)
+    assert inputs.draws.keys() == again.draws.keys() == other.draws.keys() == alone.draws.keys()
+    for name, drawn in inputs.draws.items():
+        assert drawn.shape[0] == 6
+        assert torch.equal(drawn, again.draws[name])
+        assert torch.equal(drawn[4:5], alone.draws[name])
+        assert not torch.equal(drawn, other.draws[name])
+    assert torch.equal(inputs.x[4:5], alone.x)
+    assert (not inputs.draws) == (config.kind in ("autoencoder", "vqvae", "vqvae2"))

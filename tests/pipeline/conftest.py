@@ -194,8 +194,8 @@ def make_run(shards: Path) -> Callable[..., TrainRun]:
 
     def make(model: str | ModelConfig = "vae", folder: Path = shards, **changes: Any) -> TrainRun:
         values: dict[str, Any] = {
-            "seed": 0, "epochs": 2, "global_batch_size": 128, "learning_rate": OneCycleConfig(kind="one_cycle", peak=0.002),
-            "max_grad_norm": 1000.0, "window_shards": 2}  # fmt: skip
+            "seed": 0, "epochs": 2, "global_batch_size": 128, "max_grad_norm": 1000.0, "window_shards": 2,
+            "learning_rate": OneCycleConfig(kind="one_cycle", peak=0.002)}  # fmt: skip
         config = TrainConfig(**{**values, **changes})
         return TrainRun.of(MODELS[model] if isinstance(model, str) else model, config, folder)
 

@@ -3,30 +3,40 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
+from torch import nn
 
+from pipeline import files
 from pipeline.config import ComputeConfig
 from pipeline.data.loader import Split, open_split
 from pipeline.errors import UserError
 from pipeline.train import checkpoints, loop
 from pipeline.train.loop import build, train
+from pipeline.train.publish import publish_model
 from pipeline.train.run import TrainRun
-from pipeline.train.tracking import MetricLog
+from pipeline.train.tracking import MetricLog, follow
 from pipeline.train.worker import fit
 from vae_core import distributed
-from vae_core.config import ConvConfig, ModelConfig, VQVAEConfig
+from vae_core.batch import Batch
+from vae_core.config import ConvConfig, ModelConfig, RampConfig, VQVAEConfig
+from vae_core.metrics.primary import primary
 from vae_core.models.vae import VAE
-from vae_core.objectives import gaussian_kl
+from vae_core.normal import kl
+from vae_core.serialize import load_model
+from vae_core.training import Step, train_step
 
-FAMILIES = ("vae", "cvae", "vqvae")
+FAMILIES = ("autoencoder", "vae", "cvae", "iwae", "vqvae", "vqvae2", "categorical", "hierarchical")
+COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 STEPS = 10  # an epoch
 LAST = "step-000000020"
 
@@ -75,10 +85,12 @@ def test_training_learns(family: str, trained: Mapping[str, Path]) -> None:
     assert [(row["step"], row["epoch"], row["samples"], row["split"]) for row in rows] == [
         (10, 0, 1163, "train"), (10, 0, 1163, "val"), (20, 1, 2326, "train"), (20, 1, 2326, "val")]  # fmt: skip
     for split in ("train", "val"):
-        first, last = (row["neg_elbo_nats"] for row in rows if row["split"] == split)
+        first, last = (row[primary(row)] for row in rows if row["split"] == split)
         assert last < first
     for row in rows:
-        assert row["neg_elbo_nats"] == pytest.approx(row["distortion_nats"] + row["rate_nats"])
+        assert ("neg_elbo_nats" in row) is ("rate_nats" in row) is (family != "autoencoder")
+        if "neg_elbo_nats" in row:
+            assert row["neg_elbo_nats"] == pytest.approx(row["distortion_nats"] + row["rate_nats"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,8 +111,10 @@ def test_another_seed_gives_another_result(
     assert outcome(tmp_path)["rows"] != outcome(trained[family])["rows"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("call", [1, 4, 5, 10, 11, 17, 20])
+KILLS = [*product(("vae", "vqvae"), (1, 4, 5, 10, 11, 17, 20)), *((family, 7) for family in FAMILIES)]
+
+
+@pytest.mark.parametrize(("family", "call"), KILLS)
 def test_a_run_killed_at_any_step_resumes_to_the_same_bytes(
     family: str, call: int, trained: Mapping[str, Path], make_run: Callable[..., TrainRun], tmp_path: Path
 ) -> None:
@@ -227,24 +241,183 @@ def test_validation_figures_are_those_of_every_row_once(
     with torch.no_grad():
         for row in range(len(split)):
             x = torch.from_numpy(split.images(np.array([row]))).movedim(-1, 1).float() / 255
-            posterior = model.encode(x)
-            rates.append(gaussian_kl(posterior.mean, posterior.log_var).item())
+            rates.append(kl(model.encode(x, None)).item())
     assert means["rate_nats"] == pytest.approx(math.fsum(rates) / len(split), rel=1e-6)
 
 
-def test_a_gradient_that_is_not_finite_names_the_remedy(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
+def spoiled(
+    steps: Sequence[int], monkeypatch: pytest.MonkeyPatch, *, rows: Sequence[int] = (), gradient: bool = False
+) -> None:
+    """The losses of `rows`, or the gradient, of the steps with these numbers are not finite."""
+
+    def step(model: nn.Module, batch: Batch, *args: Any, forward: Any, **keywords: Any) -> Step:
+        def broken(model: nn.Module, inputs: Any) -> Any:
+            output, terms = forward(model, inputs)
+            loss = terms.loss.clone()
+            loss[list(rows)] *= float("nan")
+            if gradient:
+                loss = loss + 0 * (loss - loss.detach()).sqrt()  # finite itself
+            return output, replace(terms, loss=loss)
+
+        return train_step(model, batch, *args, forward=broken if next(count) in steps else forward, **keywords)
+
+    count = iter(range(1, 1000))
+    monkeypatch.setattr(loop, "train_step", step)
+
+
+def test_a_skipped_step_is_counted_and_changes_nothing(
+    make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither weights, optimizer nor the means of the epoch, which go on without it."""
+    monkeypatch.setattr(loop, "LOG_EVERY_STEPS", 1)
+    spoiled([3, 14], monkeypatch, rows=[5])
+    assert len(go(make_run(), tmp_path, checkpoint_every_steps=1)) == 2
+    rows = [row for row in MetricLog(tmp_path).rows() if row["split"] == "train"]
+    assert [row.get("skipped_steps", 0) for row in rows] == [0] * 2 + [1] * 11 + [2] * 7
+    assert rows[1]["neg_elbo_nats"] == rows[2]["neg_elbo_nats"] != rows[3]["neg_elbo_nats"]
+    newest = checkpoints.latest(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.state["skipped"] == 2
+
+
+def test_the_weights_of_a_skipped_step_are_those_before_it(
+    make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled([20], monkeypatch, gradient=True)
+    go(make_run("vqvae"), tmp_path, checkpoint_every_steps=19)
+    before, after = (tmp_path / "checkpoints" / name for name in ("step-000000019", LAST))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (before / name).read_bytes() == (after / name).read_bytes()
+
+
+def test_skipped_steps_are_counted_over_a_kill(
+    make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled([3, 5], monkeypatch, rows=[0])
+    with killed("train_step", 15):
+        go(make_run(), tmp_path / "killed")
+    monkeypatch.undo()
+    go(make_run(), tmp_path / "killed")
+    spoiled([3, 5], monkeypatch, rows=[0])
+    go(make_run(), tmp_path / "whole")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_past_the_limit_of_skipped_steps_the_samples_are_named(
+    make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled([2, 4, 12], monkeypatch, rows=[7, 90])
+    run = make_run(max_skipped_steps=2)
     with pytest.raises(UserError) as error:
-        go(make_run(learning_rate=1e12), tmp_path)
+        go(run, tmp_path)
+    named = loop._loader(run.open("train"), run).ids(1, 1, np.array([7, 90]))
+    assert all(name.startswith("digits-") for name in named)
     assert str(error.value) == (
-        "step 2: gradient norm nan at learning rate 2e+11; "
-        "lower train.learning_rate or train.max_grad_norm in params.yaml"
+        "step 12: loss or gradient not finite, 3 steps skipped (train.max_skipped_steps in params.yaml allows 2); "
+        f"the loss of sample {named[0]}, {named[1]} is not finite; "
+        "lower train.learning_rate or train.max_grad_norm, or look at these samples"
     )
+
+
+def test_a_gradient_that_is_not_finite_under_finite_losses_is_told_as_such(
+    make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled([2], monkeypatch, gradient=True)
+    with pytest.raises(UserError, match=r"^step 2: .* allows 0\); every loss is finite; lower train.learning_rate"):
+        go(make_run(max_skipped_steps=0), tmp_path)
+
+
+def test_an_epoch_in_which_every_step_is_skipped_is_no_end(
+    make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled(range(11, 21), monkeypatch, rows=[0])
+    first, second = (figures for _, figures in go(make_run(), tmp_path))
+    assert first == second, "the weights did not change"
+    assert MetricLog(tmp_path).rows()[2] == {"step": 20, "epoch": 1, "samples": 2326, "split": "train",
+                                             "skipped_steps": 10}  # fmt: skip
+    with follow(tmp_path, what="t", total_steps=20):
+        pass
+
+
+def test_a_run_that_diverged_names_the_remedy(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^step 10: val: distortion_nats is \w+, .* 9 steps skipped; lower train.lear"):
+        go(make_run(learning_rate=1e12), tmp_path)
+
+
+def test_the_average_of_the_weights_is_what_is_judged_and_published(
+    make_run: Callable[..., TrainRun], tmp_path: Path, trained: Mapping[str, Path]
+) -> None:
+    run = make_run("vqvae", ema_decay=0.9)
+    told = go(run, tmp_path / "run")
+    newest = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    assert newest.state["average_updates"] == 20
+    last = (newest.path / "model.safetensors").read_bytes()
+    assert last == outcome(trained["vqvae"])["model.safetensors"], "averaging changes no training"
+    publish_model(run, tmp_path / "run", tmp_path / "model")
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert weights == newest.weights == (newest.path / "average.safetensors").read_bytes() != last
+    split = run.open("val")
+    found = loop.evaluate(load_model(tmp_path / "model"), loop._loader(split, run), seed=0, device=torch.device("cpu"))
+    assert found == told[-1][1] == files.read_json(tmp_path / "model" / "metrics.json")["val"]
+    assert found != MetricLog(trained["vqvae"]).epochs()[-1]
+
+
+@pytest.mark.parametrize("call", [4, 5, 13])
+def test_a_killed_run_that_averages_resumes_to_the_same_bytes(
+    call: int, make_run: Callable[..., TrainRun], tmp_path: Path
+) -> None:
+    go(make_run("vqvae", ema_decay=0.9), tmp_path / "whole")
+    with killed("train_step", call):
+        go(make_run("vqvae", ema_decay=0.9), tmp_path / "killed")
+    go(make_run("vqvae", ema_decay=0.9), tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_a_learning_rate_is_a_number_or_a_schedule(
+    make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+
+    def step(*args: Any, learning_rate: float, **keywords: Any) -> Step:
+        rates.append(learning_rate)
+        return train_step(*args, learning_rate=learning_rate, **keywords)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    go(make_run(learning_rate=0.003), tmp_path / "number")
+    assert rates == [0.003] * 20
+    rates.clear()
+    go(make_run(learning_rate=RampConfig(kind="linear", start=0.002, end=0.001, until=0.5)), tmp_path / "schedule")
+    assert rates == pytest.approx([0.002 - 0.0001 * min(step, 10) for step in range(20)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_trains_nearly_alike(
+    family: str, make_run: Callable[..., TrainRun], tmp_path: Path, trained: Mapping[str, Path]
+) -> None:
+    go(make_run(family, precision="bf16"), tmp_path)
+    ours, exact = MetricLog(tmp_path).epochs()[-1], MetricLog(trained[family]).epochs()[-1]
+    assert ours != exact
+    assert ours[primary(ours)] == pytest.approx(exact[primary(exact)], rel=0.02)
+    weights = load((tmp_path / "checkpoints" / LAST / "model.safetensors").read_bytes())
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on this machine")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_step_trains_alike(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
+    """In batches of the whole split: each other size would be compiled anew."""
+    for name in ("off", "on"):
+        go(make_run("vae", compile=name, global_batch_size=1163, learning_rate=0.002), tmp_path / name)
+    ours, eager = (MetricLog(tmp_path / name).rows() for name in ("on", "off"))
+    for one, other in zip(ours, eager, strict=True):
+        assert one["neg_elbo_nats"] == pytest.approx(other["neg_elbo_nats"], rel=1e-4)
 
 
 def test_a_model_that_does_not_fit_the_data_names_the_key(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
     network = ConvConfig(kind="conv", channels=2, downsamples=4)
     model: ModelConfig = VQVAEConfig(kind="vqvae", num_codes=4, code_dim=2, network=network)
-    with pytest.raises(UserError, match=r"^params.yaml: models: network.downsamples: 4 halvings need .* are 8 x 8$"):
+    with pytest.raises(UserError, match=r"^params.yaml: models: network.downsamples: 4 halvings need .* are 8 x 8: "):
         go(make_run(model), tmp_path)
 
 
@@ -306,8 +479,23 @@ def test_a_mistake_inside_a_worker_is_told_once_as_such(
     tmp_path: Path, make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig]
 ) -> None:
     """Neither as a traceback, nor after trying again."""
-    with pytest.raises(UserError, match=r"^step 2: gradient norm nan at learning rate 2e\+11; lower .* params.yaml$"):
-        fit(make_run(learning_rate=1e12), tmp_path, make_compute(max_failures=3), what="train", total_steps=20)
+    run = make_run(learning_rate=1e12, max_skipped_steps=2)
+    with pytest.raises(UserError, match=r"^step 4: loss or gradient not finite, 3 steps skipped .*the loss of sample"):
+        fit(run, tmp_path, make_compute(max_failures=3), what="train", total_steps=20)
+
+
+@ray_test
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_name_the_same_samples_as_one(
+    tmp_path: Path, make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig]
+) -> None:
+    """Whichever of them is heard."""
+    run = make_run(learning_rate=1e12, max_skipped_steps=2)
+    with pytest.raises(UserError) as alone:
+        go(run, tmp_path / "alone")
+    with pytest.raises(UserError) as together:
+        fit(run, tmp_path / "two", make_compute(workers=2), what="train", total_steps=20)
+    assert str(together.value) == str(alone.value)
 
 
 @ray_test

@@ -23,8 +23,8 @@ from vae_core.config.schedules import (
     CyclicalConfig,
     OneCycleConfig,
     RampConfig,
-    Scheduled,
     ScheduleConfig,
+    Scheduled,
     check_scheduled,
 )
 
