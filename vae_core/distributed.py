@@ -1,10 +1,10 @@
 """Collectives that do nothing outside a process group, so that one code path serves one process and many."""
 
 import warnings
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,8 +31,24 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return tensor
-    gathered: tuple[Tensor, ...] = dist_functional.all_gather(tensor.contiguous())
-    return torch.cat(gathered)
+    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all ranks; each rank's gradient is the sum of what all ranks ask of its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = all_reduce_sum(gradients[0].clone(memory_format=torch.contiguous_format))
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
 def from_rank_zero(value: int) -> int:

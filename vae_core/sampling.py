@@ -82,10 +82,12 @@ def interpolate(
             model of codes goes along the straight line between code vectors, or changes code by code.
     """
     fractions = torch.linspace(0, 1, steps).tolist()
-    first, last = model.represent(start, c), model.represent(end, c)
     if isinstance(model, CodeModel):
-        points = [model.between(first, last, fraction) for fraction in fractions]
+        codes = model.represent(start, c), model.represent(end, c)
+        points = [model.between(*codes, fraction) for fraction in fractions]
         return torch.stack([model.decode(point, c).mean for point in points], dim=1)
+    assert isinstance(model, ContinuousModel)
+    first, last = model.represent(start, c), model.represent(end, c)
     between = torch.lerp if path == "linear" else slerp
     return torch.stack([model.decode(between(first, last, f), c).mean for f in fractions], dim=1)
 
@@ -103,7 +105,8 @@ def traverse(
     chosen, count = list(range(model.latent_dim) if dims is None else dims), len(values)
     grid = z.repeat(len(chosen) * count, 1).unflatten(0, (len(chosen), count))
     grid[torch.arange(len(chosen)), :, chosen] = values
-    return model.decode(grid.flatten(0, 1), repeated(c, len(chosen) * count)).mean.unflatten(0, (len(chosen), count))
+    means = model.decode(grid.flatten(0, 1), repeated(c, len(chosen) * count)).mean
+    return means.view(len(chosen), count, *means.shape[1:])
 
 
 @torch.no_grad()

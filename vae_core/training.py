@@ -44,9 +44,9 @@ def make_optimizer(model: nn.Module, *, learning_rate: float) -> Adam:
 
 
 def unwrap(model: nn.Module) -> Model:
-    """The model inside a data-parallel wrapper, or `model` itself."""
+    """The model inside the wrappers for several ranks, or `model` itself."""
     inner = model.module if isinstance(model, DistributedDataParallel) else model
-    return cast(Model, inner)
+    return cast(Model, inner.core if isinstance(inner, Joined) else inner)
 
 
 def prepare(model: Model, batch: Batch, noise: Noise, progress: float) -> Inputs:
@@ -78,6 +78,23 @@ def forward(model: nn.Module, inputs: Inputs) -> tuple[Any, Terms]:
     """A model's output and its terms: all of a step that has a gradient, pure, without a graph break."""
     output = model(inputs)
     return output, objective(unwrap(model).config, output, inputs)
+
+
+class Joined(nn.Module):
+    """A model and its compiled forward as one module for several ranks: no compiler sees through their wrapper."""
+
+    def __init__(self, core: Model, run: Forward) -> None:
+        super().__init__()
+        self.core, self.run = core, run
+
+    def forward(self, inputs: Inputs) -> tuple[Any, Terms]:
+        return self.run(self.core, inputs)
+
+    @staticmethod
+    def call(model: nn.Module, inputs: Inputs) -> tuple[Any, Terms]:
+        """`Forward` of a wrapped Joined."""
+        done: tuple[Any, Terms] = model(inputs)
+        return done
 
 
 def compiled_forward(*, cuda_graphs: bool = False) -> Forward:

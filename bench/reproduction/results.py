@@ -18,7 +18,21 @@ from bench.reproduction.rows import ORDERS, ROWS
 from bench.reproduction.training import How, Trained
 from vae_core.config import to_dict
 
-HEAD = ("row", "published", "accept", "got", "+-", "k", "schedule", "steps", "seconds", "seeds", "verdict", "hardware")
+HEAD = (
+    "row",
+    "published",
+    "accept",
+    "got",
+    "+-",
+    "k",
+    "schedule",
+    "steps",
+    "batch",
+    "seconds",
+    "seeds",
+    "verdict",
+    "hardware",
+)
 Results = dict[str, dict[str, Any]]
 
 
@@ -110,6 +124,8 @@ def verdict(row: Row, fraction: float, got: float, runs: Sequence[Mapping[str, A
         return "not comparable: no GPU"
     if len(runs) < len(row.seeds):
         return f"not comparable: {len(runs)} of {len(row.seeds)} seeds"
+    if row.measure in ("nll", "neg_elbo") and any(run["samples"] < row.samples for run in runs):
+        return f"not comparable: fewer than {row.samples:,} draws"
     if row.target.bound == "none":
         return "no bound"
     return "met" if row.target.met_by(got) else "MISSED"
@@ -145,6 +161,7 @@ def _cells(kept: Mapping[str, Any]) -> tuple[str, ...]:
         _same(run["samples"] for run in runs),
         f"{kept['fraction']:.3g}",
         _same(f"{run['steps']:,}" for run in runs),
+        _same(f"{run['batch']:,}" for run in runs),
         f"{statistics.median(run['seconds'] for run in runs):,.0f}",
         str(len(runs)),
         kept["verdict"],
@@ -166,7 +183,7 @@ def _orders(results: Results) -> list[str]:
             if all(found):
                 got = [kept["got"] for kept in found if kept]
                 holds = "holds" if all(one > other for one, other in pairwise(got)) else "DOES NOT HOLD"
-                lines.append(f"Order at {fraction:.3g} of the schedule, {' > '.join(names)}: {holds}")
+                lines.append(f"Order ({fraction:.3g} of the schedule), {' > '.join(names)}: {holds}")
     return lines
 
 

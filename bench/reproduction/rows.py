@@ -132,7 +132,7 @@ ROWS: tuple[Row, ...] = (
         batch=100,
         steps=50_000,
         learning_rate=1e-3,
-        short_learning_rate=OneCycleConfig(kind="one_cycle", peak=2e-3, warmup=0.1),
+        short_learning_rate=OneCycleConfig(kind="one_cycle", peak=5e-3, warmup=0.1),
         measure="neg_elbo",
         samples=20,
         target=Target(

@@ -44,6 +44,7 @@ def family_section(family: Family) -> Mapping[str, Any]:
         "likelihood": family.model.get("likelihood", ""),
         "conditional": family.model.get("condition", "none") != "none",
         "vector_quantised": family.model.get("kind") in ("vqvae", "vqvae2"),
+        "has_rate": primary(family.metrics["best"]) == "neg_elbo_nats",
         "findings": family.findings,
         "headline": _headline(family),
         "charts": list(_charts(family, slug)),

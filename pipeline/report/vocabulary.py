@@ -40,6 +40,12 @@ METRICS: Mapping[str, Metric] = {
         NATS,
         "What the code itself costs: KL(q(z | x) ‖ p(z)), or positions × log(codes) for a vector-quantised model.",
     ),
+    "neg_iwae_bound_nats": Metric(
+        "Training bound",
+        NATS,
+        "The importance-weighted bound of as many draws as training takes: below the negative ELBO.",
+        better="lower",
+    ),
     "nll_nats": Metric(
         "Importance-weighted NLL",
         NATS,
@@ -141,6 +147,14 @@ METRICS: Mapping[str, Metric] = {
         "codes",
         "exp of the entropy of code use: how many equally used codes would be as varied. At most the codebook size.",
     ),
+    **{
+        f"codebook_level{level}_{name}": Metric(f"{label}, level {level}", unit, "Level 0 is the top one.", decimals)
+        for level in range(4)
+        for name, label, unit, decimals in (
+            ("used_fraction", "Codes in use", "share, 0 to 1", 3),
+            ("perplexity", "Perplexity", "codes", 2),
+        )
+    },
     "commitment_squared_distance": Metric(
         "Commitment distance",
         "squared, an example",
@@ -192,6 +206,13 @@ METRICS: Mapping[str, Metric] = {
     "reconstruction_classifier_kernel": Metric(
         "Kernel distance of reconstructions", "classifier features", "Likewise.", 5, better="lower"
     ),
+    **{
+        f"{what}_inception_{kind}": Metric(
+            f"{label} of {what}s", "Inception features", "By torch-fidelity's network.", decimals, better="lower"
+        )
+        for what in ("sample", "reconstruction")
+        for kind, label, decimals in (("frechet", "Fréchet distance", 2), ("kernel", "Kernel distance", 5))
+    },
     **{
         f"disentanglement_{name}": Metric(label, "0 to 1", meaning, decimals=3, better="higher")
         for name, label, meaning in (

@@ -24,7 +24,7 @@ from vae_core.metrics.means import Means
 from vae_core.models import Model, build_model
 from vae_core.noise import Noise
 from vae_core.schedules import value_at
-from vae_core.training import Forward, Step, compiled_forward, eval_step, forward, make_optimizer, train_step
+from vae_core.training import Forward, Joined, Step, compiled_forward, eval_step, forward, make_optimizer, train_step
 
 VALIDATION_BATCH = 512
 LOG_EVERY_STEPS = 100
@@ -101,7 +101,9 @@ class _Loop:
         if distributed.rank() == 0:
             self.log.rewind(step)
         distributed.barrier()
-        self.model = distributed.data_parallel(self.core, self.device)
+        if distributed.world_size() > 1 and self.config.compile != "off":
+            self.model, self.forward = Joined(self.core, self.forward), Joined.call
+        self.model = distributed.data_parallel(self.model, self.device)
         return self.log.epochs()
 
     def epoch(self, epoch: int) -> dict[str, float]:
@@ -151,7 +153,7 @@ class _Loop:
             return
         bad = batch.position[~torch.isfinite(done.terms.loss) & (batch.weight > 0)][:SAMPLES_NAMED]
         of_all = distributed.all_gather_rows(F.pad(bad, (0, SAMPLES_NAMED - len(bad)), value=-1))
-        places = of_all[of_all >= 0][:SAMPLES_NAMED].cpu().numpy()
+        places = of_all[of_all >= 0].sort().values[:SAMPLES_NAMED].cpu().numpy()
         named = self.loader.ids(epoch, self.step - epoch * self.loader.steps_per_epoch, places)
         samples = f"; the loss of sample {', '.join(named)} is not finite" if named else "; every loss is finite"
         raise UserError(

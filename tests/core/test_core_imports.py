@@ -1,5 +1,6 @@
 """vae_core stands alone: it needs torch, numpy and safetensors, and does nothing when imported."""
 
+import ast
 import json
 import pkgutil
 import subprocess
@@ -12,6 +13,7 @@ import vae_core
 
 ROOT = Path(vae_core.__file__).parents[1]
 FORBIDDEN = ("ray", "dvc", "webdataset", "pyarrow", "pydantic", "yaml", "ruamel", "pipeline", "sklearn", "matplotlib")
+ALLOWED = {"vae_core", "torch", "numpy", "safetensors", *sys.stdlib_module_names}
 
 PROGRAM = """
 import json, random, sys
@@ -47,3 +49,35 @@ def test_importing_every_module_brings_in_no_pipeline_library(fresh_import: dict
 
 def test_importing_leaves_global_generators_and_threads_alone(fresh_import: dict[str, object]) -> None:
     assert fresh_import["untouched"] is True
+
+
+def imported(file: Path) -> set[str]:
+    """The packages that a file imports anywhere in it, by their first names."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+def test_no_module_imports_anything_but_torch_numpy_safetensors_and_the_standard_library() -> None:
+    files = sorted((ROOT / "vae_core").rglob("*.py"))
+    assert len(files) > 40
+    assert {str(file): sorted(other) for file in files if (other := imported(file) - ALLOWED)} == {}
+
+
+def test_the_configuration_needs_no_torch() -> None:
+    files = sorted((ROOT / "vae_core" / "config").glob("*.py"))
+    assert files
+    assert [file.name for file in files if imported(file) & {"torch", "numpy", "safetensors"}] == []
+
+
+def test_no_module_reads_a_global_generator_or_pickles() -> None:
+    for file in (ROOT / "vae_core").rglob("*.py"):
+        assert not imported(file) & {"random", "pickle", "shelve", "marshal"}, file
+        text = file.read_text(encoding="utf-8")
+        assert "torch.load(" not in text, file
+        assert "torch.save(" not in text, file

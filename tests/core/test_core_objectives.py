@@ -261,11 +261,12 @@ def test_means_over_rows_count_no_padding_and_divide_by_the_rows_of_the_global_b
     assert mean_over_rows(rates, replace(inputs, global_rows=8)).tolist() == [0.5, 1.0]
 
 
+@pytest.mark.parametrize("padding", [0.0, 50.0])
 @pytest.mark.parametrize("variant", [{"free_bits": 0.4}, {"total_correlation": 3.0}])
-def test_padding_rows_change_nothing_of_the_others(variant: dict[str, float]) -> None:
+def test_padding_rows_change_nothing_of_the_others(variant: dict[str, float], padding: float) -> None:
     means, log_vars = posteriors(6, 3, 1)
     weight = torch.tensor([1.0, 1, 1, 1, 0, 0])
-    spoilt = torch.where(weight[:, None] > 0, means, 50.0)
+    spoilt = torch.where(weight[:, None] > 0, means, padding)
     config = vae(**variant)
     whole, inputs = made(spoilt, log_vars, weight=weight, **variant)
     kept = GaussianOutput(

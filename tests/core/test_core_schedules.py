@@ -104,7 +104,7 @@ def test_a_schedule_out_of_range_is_refused_by_name(make: Any, fields: dict[str,
 
 
 def test_an_exponential_ramp_cannot_touch_zero() -> None:
-    with pytest.raises(RangeError, match="^start: expected a number above 0, got 0"):
+    with pytest.raises(RangeError, match=r"^start: expected a number above 0, got 0"):
         ramp("exponential", start=0.0)
 
 

@@ -3,15 +3,27 @@
 import json
 import pickle
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from core_models import DIGITS, EVERY_KIND, assert_same_state, digits, digits_model, noise_of, sgd, step_once
+from core_models import (
+    DIGITS,
+    EVERY_KIND,
+    FAMILIES,
+    assert_same_state,
+    digits,
+    digits_model,
+    noise_of,
+    sgd,
+    step_once,
+    vae,
+)
 from torch import Tensor
 
-from vae_core.config import DataSpec, ModelConfig
+from vae_core.config import DataSpec, ModelConfig, RampConfig
 from vae_core.models import Model
 from vae_core.serialize import CONFIG, WEIGHTS, ModelFileError, describe, dump_tensors, load_model
 from vae_core.training import eval_step
@@ -87,9 +99,36 @@ def test_views_and_parameters_are_written_by_value() -> None:
 @every_kind
 def test_the_description_is_json_that_names_model_and_data(config: ModelConfig) -> None:
     described = json.loads(json.dumps(describe(config, DIGITS)))
-    assert described["data"] == {"channels": 1, "height": 8, "width": 8, "num_classes": 10}
+    shape, columns = {"channels": 1, "height": 8, "width": 8}, {"num_classes": 10, "attributes": 2, "embedding": 3}
+    assert described["data"] == {**shape, **columns}
     assert described["model"]["kind"] == config.kind
     assert described["model"]["network"]["kind"] == config.network.kind
+
+
+def test_a_schedule_comes_back_as_it_was(tmp_path: Path) -> None:
+    config = vae(beta=RampConfig(kind="cosine", start=0.0, end=4.0, until=0.5))
+    assert load_model(save(digits_model(config), tmp_path)).config == config
+
+
+VALUES = (None, [], {}, "x", -1, 0, 1.5, True, [1.5], {"kind": "mlp"}, float("nan"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_value_of_another_type_raises_anything_but_the_error_that_names_the_file(
+    family: str, tmp_path: Path
+) -> None:
+    directory = save(digits_model(FAMILIES[family]), tmp_path)
+    config = json.loads((directory / CONFIG).read_text())
+    refused = 0
+    for field, value in product(config["model"], VALUES):
+        (directory / CONFIG).write_text(json.dumps({**config, "model": {**config["model"], field: value}}))
+        try:
+            load_model(directory)
+        except ModelFileError as error:
+            refused += str(directory) in str(error)
+        else:
+            assert type(value) in (int, float, bool, type(None)), (field, value)
+    assert refused > 0.8 * len(config["model"]) * len(VALUES)
 
 
 def test_other_keys_beside_model_and_data_are_allowed(tmp_path: Path) -> None:
@@ -127,7 +166,7 @@ def cut(name: str, keep: int) -> Callable[[Path], None]:
 BAD_CONFIGS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda directory: (directory / CONFIG).unlink(), "No such file"),
     "empty": (cut(CONFIG, 0), "Expecting value"),
-    "truncated": (cut(CONFIG, 40), "Expecting value"),
+    "truncated": (cut(CONFIG, 40), r"Expecting|Unterminated"),
     "not text": (lambda directory: (directory / CONFIG).write_bytes(b"\xff\xfe\x00"), "utf-8"),
     "a list": (lambda directory: (directory / CONFIG).write_text("[]"), "list indices"),
     "without the model": (edit_config(lambda config: config.pop("model")), "model"),
@@ -141,9 +180,14 @@ BAD_CONFIGS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "value out of range": (edit_config(lambda config: config["model"].update(latent_dim=0)), "latent_dim: expected"),
     "value of another type": (
         edit_config(lambda config: config["model"].update(latent_dim="4")),
-        "not supported between",
+        "latent_dim: expected int, got '4'",
     ),
     "size that does not halve": (edit_config(lambda config: config["data"].update(height=9)), "divisible by 4"),
+    "no model but a word": (edit_config(lambda config: config.update(model="vae")), "expected keys and values"),
+    "a word for the network": (edit_config(lambda config: config["model"].update(network="conv")), "network: expected"),
+    "a number that is none": (edit_config(lambda config: config["model"].update(beta=float("nan"))), "beta: expected"),
+    "a schedule that is none": (edit_config(lambda config: config["model"].update(beta={"kind": "mlp"})), "one of"),
+    "no height": (edit_config(lambda config: config["data"].update(height=0)), "height: expected"),
     "no classes": (edit_config(lambda config: config["data"].update(num_classes=0)), "two classes"),
 }
 

@@ -3,6 +3,8 @@
 import gzip
 import json
 import math
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from bench.reproduction.rows import ORDERS, ROWS, find
 from bench.reproduction.training import How, OutOfTimeError, fit, initial, order
 from vae_core.config import IWAEConfig, MLPConfig, VAEConfig
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 NET = MLPConfig(kind="mlp", hidden=(16,), activation="tanh")
 EAGER = How(compiled=False)
@@ -233,10 +236,12 @@ def test_verdict_needs_the_whole_schedule_and_the_published_data(
     assert results.verdict(find("vae_k1"), fraction, got, runs) == expected
 
 
-def test_verdict_of_a_time_needs_a_gpu_and_that_of_a_median_all_its_seeds() -> None:
+def test_verdict_of_a_time_needs_a_gpu_of_a_likelihood_its_draws_and_of_a_median_its_seeds() -> None:
     assert results.verdict(find("vqvae_time"), 1, 100.0, [run(0, 100.0)]) == "not comparable: no GPU"
     on_gpu = {**run(0, 100.0), "hardware": "GPU X"}
     assert results.verdict(find("vqvae_time"), 1, 100.0, [on_gpu]) == "met"
+    few = {**run(0, 80.0), "samples": 500}
+    assert results.verdict(find("vae_k1"), 1, 80.0, [few]) == "not comparable: fewer than 5,000 draws"
     assert results.verdict(find("beta_tcvae_mig"), 1, 0.5, [run(0, 0.5)]) == "not comparable: 1 of 5 seeds"
 
 
@@ -291,14 +296,23 @@ def test_row_that_cannot_be_run_says_why(
     assert message in capsys.readouterr().err
 
 
+def test_command_needs_nothing_but_torch_numpy_and_safetensors() -> None:
+    code = "import sys, bench.reproduce; print(*{name.partition('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(found.stdout.split())
+    assert {"bench", "vae_core", "torch"} <= imported
+    assert not imported & {"pipeline", "ray", "dvc", "webdataset", "pyarrow", "pydantic", "sklearn", "PIL", "pandas"}
+
+
 def run(seed: int, got: float) -> dict[str, object]:
     """What is kept of one training, as far as the table reads it."""
     return {
         "seed": seed,
         "got": got,
         "standard_error": 0.1,
-        "samples": 10,
+        "samples": 5000,
         "steps": 100,
+        "batch": 20,
         "seconds": 1.0,
         "published_data": True,
         "hardware": "CPU X, 1 thread",

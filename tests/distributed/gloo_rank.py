@@ -13,27 +13,53 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from vae_core import distributed
+from vae_core import distributed, training
 from vae_core.batch import Batch
-from vae_core.config import ConvConfig, DataSpec, MLPConfig, ModelConfig, VAEConfig, VQVAEConfig
+from vae_core.config import (
+    CategoricalConfig,
+    ConvConfig,
+    DataSpec,
+    HierarchicalConfig,
+    IWAEConfig,
+    MLPConfig,
+    ModelConfig,
+    VAEConfig,
+    VQVAE2Config,
+    VQVAEConfig,
+)
 from vae_core.metrics.codebook import CodebookUsage
 from vae_core.metrics.latent import ActiveUnits
 from vae_core.metrics.means import Means
 from vae_core.models import build_model
+from vae_core.models.base import Inputs
 from vae_core.noise import Noise
-from vae_core.training import NonFiniteGradient, eval_step, make_optimizer, train_step, unwrap
+from vae_core.objectives import Terms
+from vae_core.training import eval_step, make_optimizer, train_step, unwrap
 
 DATA = DataSpec(channels=1, height=8, width=8, num_classes=4)
 MLP = MLPConfig(kind="mlp", hidden=(16,), activation="silu")
 CONV = ConvConfig(kind="conv", channels=4, downsamples=2, residual_blocks=1, activation="silu")
+SHALLOW = ConvConfig(kind="conv", channels=4, downsamples=1, activation="silu")
+FREE_BITS = 0.02  # of the VAE: above the mean rate of some latent dimensions at the start, and below that of others
 FAMILIES: dict[str, ModelConfig] = {
     "vae": VAEConfig(kind="vae", latent_dim=3, network=CONV, likelihood="gaussian"),
-    "cvae": VAEConfig(kind="vae", latent_dim=3, network=MLP, condition="label"),
+    "cvae": VAEConfig(kind="vae", latent_dim=3, network=MLP, condition="label", prior="learned"),
+    "vae-free-bits": VAEConfig(kind="vae", latent_dim=8, network=MLP, free_bits=FREE_BITS, beta=100.0),
+    "vae-total-correlation": VAEConfig(kind="vae", latent_dim=3, network=MLP, total_correlation=4.0),
+    "iwae": IWAEConfig(kind="iwae", latent_dim=3, network=MLP, samples=3),
     "vqvae": VQVAEConfig(kind="vqvae", num_codes=8, code_dim=3, network=CONV, ema_decay=0.6, restart_below=0.5),
+    "vqvae2": VQVAE2Config(kind="vqvae2", num_codes=8, code_dim=3, network=SHALLOW, ema_decay=0.6, restart_below=0.5),
+    "reinforce": CategoricalConfig(
+        kind="categorical", variables=3, categories=4, network=MLP, estimator="reinforce", samples=2
+    ),
+    "hierarchical": HierarchicalConfig(
+        kind="hierarchical", network=SHALLOW, latent_channels=2, free_bits=0.05, balance=True
+    ),
 }
 SIZES = (7, 1, 8, 5, 7, 6)  # rows of the global batches: uneven for two ranks, one with padding alone on a rank
+FAULTS = ("gradient", "loss")
 CPU = torch.device("cpu")
 
 
@@ -58,22 +84,28 @@ def own_batch(step: int, rows: int) -> tuple[Batch, Noise]:
     return batch, Noise.of(batch, seed=1, scope="train", step=step)
 
 
-def train(config: ModelConfig, optimizer_of: Callable[[nn.Module], Any], rate: float, steps: int) -> dict[str, Tensor]:
-    """The model's state after some steps."""
+def train(config: ModelConfig, optimizer_of: Callable[[nn.Module], Any], rate: float, steps: int) -> dict[str, Any]:
+    """The model's state after some steps, and what the last of them reported of this rank's rows."""
     core = build_model(config, DATA)
     optimizer, model = optimizer_of(core), distributed.data_parallel(core, CPU)
     for step in range(steps):
         batch, noise = own_batch(step, SIZES[step])
-        train_step(model, batch, optimizer, noise=noise, learning_rate=rate, max_grad_norm=50.0)
+        done = train_step(model, batch, optimizer, noise=noise, learning_rate=rate, max_grad_norm=50.0)
+        assert not done.skipped
     assert unwrap(model) is core
-    return {name: tensor.clone() for name, tensor in core.state_dict().items()}
+    real = batch.weight > 0
+    return {
+        "state": {name: tensor.clone() for name, tensor in core.state_dict().items()},
+        "places": batch.position[real],
+        "terms": {name: part[real] for name, part in {"loss": done.terms.loss, **done.terms.parts}.items()},
+    }
 
 
-def one_step(config: ModelConfig) -> dict[str, Tensor]:
+def one_step(config: ModelConfig) -> dict[str, Any]:
     return train(config, lambda core: torch.optim.SGD(core.parameters(), lr=1.0), rate=1e-2, steps=1)
 
 
-def several_steps(config: ModelConfig) -> dict[str, Tensor]:
+def several_steps(config: ModelConfig) -> dict[str, Any]:
     return train(config, lambda core: make_optimizer(core, learning_rate=1e-3), rate=1e-3, steps=len(SIZES))
 
 
@@ -110,21 +142,30 @@ def resumed_means() -> dict[str, float]:
     return means.compute()
 
 
-def fault_on_the_last_rank(config: ModelConfig) -> dict[str, Any]:
-    """A gradient that is not finite on one rank: what every rank does, and what is left of the model."""
+def spoilt(model: nn.Module, inputs: Inputs) -> tuple[Any, Terms]:
+    """The objective with a loss that is not finite, and with the gradient that it has without."""
+    output, terms = training.forward(model, inputs)
+    return output, Terms(terms.loss + float("inf"), terms.parts)
+
+
+def fault_on_the_last_rank(config: ModelConfig, fault: str) -> dict[str, bool]:
+    """Loss or gradient not finite on one rank alone: what every rank reports, and what is left of the model."""
     core = build_model(config, DATA)
     optimizer, model = make_optimizer(core, learning_rate=1e-3), distributed.data_parallel(core, CPU)
     before = {name: tensor.clone() for name, tensor in core.state_dict().items()}
-    if distributed.rank() == distributed.world_size() - 1:
-        next(core.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    last = distributed.rank() == distributed.world_size() - 1
+    hook = next(core.parameters()).register_hook(
+        lambda gradient: gradient * float("nan") if last and fault == "gradient" else gradient
+    )
+    forward = spoilt if last and fault == "loss" else training.forward
     batch, noise = own_batch(0, 7)
-    try:
-        train_step(model, batch, optimizer, noise=noise, learning_rate=1e-3, max_grad_norm=50.0)
-        raised = False
-    except NonFiniteGradient:
-        raised = True
-    unchanged = all(torch.equal(tensor, before[name]) for name, tensor in core.state_dict().items())
-    return {"raised": raised, "unchanged": unchanged}
+    options: dict[str, Any] = {"learning_rate": 1e-3, "max_grad_norm": 50.0}
+    skipped = train_step(model, batch, optimizer, noise=noise, forward=forward, **options).skipped
+    state = core.state_dict()
+    unchanged = not optimizer.state and all(torch.equal(state[name], tensor) for name, tensor in before.items())
+    hook.remove()
+    again = train_step(model, batch, optimizer, noise=noise, **options).skipped
+    return {"skipped": skipped, "unchanged": unchanged, "skipped_again": again}
 
 
 def collectives() -> dict[str, Any]:
@@ -149,7 +190,10 @@ def results() -> dict[str, Any]:
         "collectives": collectives(),
         "one_step": {family: one_step(config) for family, config in FAMILIES.items()},
         "several_steps": {family: several_steps(config) for family, config in FAMILIES.items()},
-        "fault": {family: fault_on_the_last_rank(config) for family, config in FAMILIES.items()},
+        "fault": {
+            family: {fault: fault_on_the_last_rank(FAMILIES[family], fault) for fault in FAULTS}
+            for family in ("cvae", "vqvae", "reinforce")
+        },
         "metrics": metrics(),
     }
 

@@ -92,12 +92,14 @@ tune:
     vae:
       beta: [0.5, 1.0]
     vqvae: {}
+features: {steps: 20}
 prior: {}
 evaluate:
   seed: 0
   batch_size: 100
   nll_samples: 2
   figure_images: 10
+  probe_images: 200
 export:
   parity_images: 20
   tolerance: 1.0e-4

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from pipeline.train import checkpoints
+from vae_core.averaging import WeightAverage
 
 STATE = {"epoch": 1, "means": {"weight": 0.1 + 0.2}}
 
@@ -151,3 +152,43 @@ def test_a_state_that_is_no_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         checkpoints.save(tmp_path, 1, model, optimizer, {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def averaged(seed: int) -> tuple[nn.Module, Optimizer, WeightAverage]:
+    model, optimizer = make(seed)
+    return model, optimizer, WeightAverage(model, 0.9)  # type: ignore[arg-type]
+
+
+def test_the_average_of_the_weights_goes_on_after_restoring(tmp_path: Path) -> None:
+    model, optimizer, average = averaged(0)
+    for number in range(3):
+        step(model, optimizer, number)
+        average.update(model)  # type: ignore[arg-type]
+    checkpoints.save(tmp_path, 3, model, optimizer, STATE, average)
+    found = checkpoints.latest(tmp_path)
+    assert found is not None
+    assert found.state == {"step": 3, **STATE, "average_updates": 3}
+    assert load(found.weights).keys() == model.state_dict().keys()
+    assert not load(found.weights)["0.weight"].equal(model.state_dict()["0.weight"])
+    restored, its_optimizer, its_average = averaged(1)
+    found.restore(restored, its_optimizer, its_average)
+    for number in range(3, 6):
+        for one, its, mean in ((model, optimizer, average), (restored, its_optimizer, its_average)):
+            step(one, its, number)
+            mean.update(one)  # type: ignore[arg-type]
+    assert bits(restored, its_optimizer) == bits(model, optimizer)
+    assert bits(its_average.model, its_optimizer) == bits(average.model, optimizer)
+
+
+def test_without_an_average_the_weights_are_those_of_the_last_step(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    found = checkpoints.latest(tmp_path)
+    assert found is not None
+    assert found.weights == (found.path / "model.safetensors").read_bytes()
+
+
+def test_a_damaged_average_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    checkpoints.save(tmp_path, 2, *averaged(0)[:2], STATE, averaged(0)[2])
+    flip(tmp_path / "step-000000002" / "average.safetensors", -1)
+    assert latest_step(tmp_path) == 1

@@ -14,7 +14,6 @@ from pipeline import files
 from pipeline.__main__ import commands, main, summary
 from pipeline.closure import ROOT
 from pipeline.errors import UserError
-from pipeline.operate import summary as summary_command
 
 
 @pytest.fixture
@@ -146,18 +145,22 @@ def test_evaluate_export_and_summary_leave_their_files(
     (folder / "data" / "shards").symlink_to(shards)
     for name in ("baseline", "best"):
         shutil.copytree(published["vae"], folder / "models" / "vae" / name)
+    assert main(["features"]) == 0
+    assert re.search(r"^features: test accuracy 0\.\d+; data/features$", capsys.readouterr().err, re.MULTILINE)
+    assert main(["prior", "--family", "vae"]) == 0
     assert main(["evaluate", "--family", "vae"]) == 0
+    assert (folder / "results" / "diagnosis" / "vae.json").is_file()
     scores = files.read_json(folder / "results" / "evaluate" / "vae.json")
     assert scores["baseline"] == scores["best"]
     assert scores["best"]["test"]["rows"] == 330
     assert main(["export", "--family", "vae"]) == 0
     assert (folder / "artifacts" / "vae" / "decoder.onnx").is_file()
     stages = sorted(path.name for path in (folder / ".runs" / "seconds").iterdir())
-    assert stages == ["evaluate@vae", "export@vae"]
+    assert stages == ["evaluate@vae", "export@vae", "features", "prior@vae"]
     capsys.readouterr()
     shutil.copyfile(folder / "results" / "evaluate" / "vae.json", folder / "results" / "evaluate" / "vqvae.json")
     assert main(["summary"]) == 0
     printed = capsys.readouterr().out
-    score = scores["best"]["test"][summary_command.PRIMARY]
+    score = scores["best"]["test"]["neg_elbo_nats"]
     assert re.search(rf"^  vae +{score:.2f} +{score:.2f}$", printed, re.MULTILINE)
     assert re.search(r"^  evaluate@vae +\d+\.\d$", printed, re.MULTILINE)

@@ -336,7 +336,7 @@ def test_the_committed_dvc_yaml_is_exact() -> None:
     ("old", "new"),
     [
         ("      - pipeline/train/loop.py\n", ""),
-        ("      - vae_core/config.py\n", ""),
+        ("      - vae_core/config/data.py\n", ""),
         ("      - pipeline/export/card.md\n", ""),
         ("    params:\n      - evaluate\n", "    params:\n      - evaluate\n      - compute\n"),
         ("    params:\n      - shard\n", "    params: []\n"),
@@ -368,7 +368,10 @@ def test_overrides_replace_values_at_any_depth() -> None:
         ({"beta.x": 1}, "unknown key; did you mean 'beta'?"),
         ({"latent_dim": 0}, "expected a number of at least 1, got 0"),
         ({"latent_dim": "3"}, "expected an integer, got '3'"),
-        ({"likelihood": "poisson"}, "expected 'bernoulli', 'continuous_bernoulli', 'gaussian' or 'discretised_logistic', got 'poisson'"),
+        (
+            {"likelihood": "poisson"},
+            "expected 'bernoulli', 'continuous_bernoulli', 'gaussian' or 'discretised_logistic', got 'poisson'",
+        ),
         ({"beta": float("nan")}, "expected a finite number, got nan"),
     ],
 )

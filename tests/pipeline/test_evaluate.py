@@ -19,6 +19,7 @@ from pipeline.evaluate.distances import SUBSET_ROWS
 from pipeline.evaluate.measures import Codebook
 from pipeline.evaluate.metrics import FIRST, evaluate_model
 from pipeline.evaluate.models import open_model, open_prior, same_model
+from pipeline.report.vocabulary import METRICS
 from pipeline.stages import evaluate as stage
 from pipeline.train.run import TrainRun
 from vae_core.batch import Batch
@@ -144,6 +145,11 @@ def test_a_family_has_its_figures_and_no_others(family: str, scores: Mapping[str
         assert found["rate_nats"] >= 0
     if "bits_per_dimension" in found:
         assert found["bits_per_dimension"] == pytest.approx(found["neg_elbo_nats"] / 64 / math.log(2), abs=1e-6)
+
+
+def test_the_report_has_words_for_every_figure() -> None:
+    optional = {"amortisation_gap_nats", "annealed_nll_nats", "annealed_rows_nll_nats", "ssim"}
+    assert set().union(*NAMES.values(), DISTANCES, SCORES, CODED, optional) <= set(METRICS)
 
 
 @pytest.mark.parametrize("family", NAMES)

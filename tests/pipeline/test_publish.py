@@ -17,7 +17,7 @@ from pipeline.train.loop import train
 from pipeline.train.publish import publish_curves, publish_model
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog, curves
-from pipeline.tune.publish import publish_sweep
+from pipeline.tune.publish import publish_sweep, rate_distortion
 from pipeline.tune.search import Trial
 from vae_core.serialize import load_model
 
@@ -33,7 +33,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("family", ["vae", "cvae", "vqvae"])
+FAMILIES = ("autoencoder", "vae", "cvae", "iwae", "vqvae", "vqvae2", "categorical", "hierarchical")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_has_the_weights_of_the_last_checkpoint(
     family: str, trained: Mapping[str, Path], published: Mapping[str, Path], make_run: Callable[..., TrainRun]
 ) -> None:
@@ -44,7 +47,8 @@ def test_a_model_has_the_weights_of_the_last_checkpoint(
     assert files_of["model.safetensors"] == (newest.path / "model.safetensors").read_bytes()
     described = files.read_json(published[family] / "config.json")
     assert described["lineage"] == make_run(family).lineage
-    assert described["data"] == {"channels": 1, "height": 8, "width": 8, "num_classes": 10}
+    there = {"channels": 1, "height": 8, "width": 8, "num_classes": 10}
+    assert described["data"] == {**there, "attributes": 0, "embedding": 0}
     model = load_model(published[family])
     assert model.config == make_run(family).model
     weights = load(files_of["model.safetensors"])
@@ -165,3 +169,40 @@ def test_the_winner_is_described_by_its_own_values(
     publish([winner], baseline, tmp_path)
     assert load_model(tmp_path / "models" / "best").config == model
     assert files.read_json(tmp_path / "models" / "best" / "config.json")["lineage"] == run.lineage
+
+
+@pytest.fixture
+def without_prior(trained: Mapping[str, Path], make_run: Callable[..., TrainRun]) -> Callable[..., Trial]:
+    """A trial of a family that has a distortion alone, with its last score."""
+
+    def make(number: int, score: float, status: Any = "completed") -> Trial:
+        run, epochs = make_run("autoencoder"), [{"distortion_nats": score}] * 2
+        return Trial(f"trial-{number:03d}", {"latent_dim": number}, run, trained["autoencoder"], status, epochs)
+
+    return make
+
+
+def test_a_family_without_a_prior_is_judged_by_its_distortion(
+    without_prior: Any, trained: Mapping[str, Path], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    given = files.read_json(published["autoencoder"] / "metrics.json")["val"]
+    assert set(given) == {"distortion_nats"}
+    trials = [without_prior(0, given["distortion_nats"] - 1), without_prior(1, given["distortion_nats"] - 2),
+              without_prior(2, 0.0, "stopped")]  # fmt: skip
+    best = publish_sweep(trials, published["autoencoder"], {"latent_dim": 4}, tmp_path / "best", tmp_path / "results")
+    assert best == "trial-001"
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "results" / "trials.csv").read_text())))
+    assert [row["val_distortion_nats"] for row in rows][2:] == [f"{given['distortion_nats'] - 2:.6f}", "0.000000"]
+    assert {row["val_neg_elbo_nats"] for row in rows} == {row["val_rate_nats"] for row in rows} == {""}
+    assert (tmp_path / "results" / "rate_distortion.png").read_bytes().startswith(b"\x89PNG")
+    table = curves(MetricLog(trained["autoencoder"]).rows()).splitlines()
+    epoch = dict(zip(table[0].split("\t"), table[-1].split("\t"), strict=True))
+    assert epoch["val_distortion_nats"] == f"{given['distortion_nats']:.6f}"
+    assert {epoch[f"{split}_{name}_nats"] for split in ("train", "val") for name in ("neg_elbo", "rate")} == {"nan"}
+
+
+def test_trials_without_a_rate_are_drawn_side_by_side() -> None:
+    rows = [{"trial": f"trial-{n}", "status": "completed", "val_distortion_nats": 40.0 - n} for n in range(3)]
+    axes = rate_distortion(rows, "trial-1").axes[0]
+    assert axes.collections[0].get_offsets().tolist() == [[0, 40], [1, 39], [2, 38]]
+    assert axes.get_xlabel() == "trial (this family has no rate)"

@@ -11,7 +11,7 @@ from pipeline import closure
 from pipeline.closure import ROOT, code_fingerprint
 from pipeline.data.index import read_manifest, write_manifest
 from pipeline.train.run import LOOP, TrainRun
-from vae_core.config import MLPConfig, ModelConfig, VAEConfig
+from vae_core.config import MLPConfig, ModelConfig, RampConfig, VAEConfig
 
 
 def test_equal_runs_have_one_name(make_run: Callable[..., TrainRun]) -> None:
@@ -26,13 +26,20 @@ def test_the_name_changes_with_every_key_of_model_and_training(make_run: Callabl
     models: list[ModelConfig] = [
         dataclasses.replace(model, latent_dim=5),
         dataclasses.replace(model, beta=1.5),
+        dataclasses.replace(model, beta=RampConfig(kind="linear", start=0.0, end=1.0)),
+        dataclasses.replace(model, beta=RampConfig(kind="cosine", start=0.0, end=1.0)),
+        dataclasses.replace(model, free_bits=0.1),
         dataclasses.replace(model, likelihood="gaussian"),
         dataclasses.replace(model, condition="label"),
         dataclasses.replace(model, network=MLPConfig(kind="mlp", hidden=(33,))),
         dataclasses.replace(model, network=MLPConfig(kind="mlp", hidden=(32,), activation="tanh")),
     ]
     train = {field.name: getattr(base.train, field.name) for field in dataclasses.fields(base.train)}
-    changed = [make_run(**{name: value + (1 if isinstance(value, int) else 0.1)}) for name, value in train.items()]
+    others = {"learning_rate": 0.002, "precision": "bf16", "compile": "on"}
+    changed = [
+        make_run(**{name: others.get(name) or value + (1 if isinstance(value, int) else 0.1)})
+        for name, value in train.items()
+    ]
     names = {run.name for run in (base, *map(make_run, models), *changed)}
     assert len(names) == 1 + len(models) + len(train)
 

@@ -33,8 +33,13 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 class Sweep:
     """A sweep over trials whose figures are given: name -> score after each epoch, or an error instead."""
 
-    def __init__(self, scores: Mapping[str, Sequence[float] | str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.scores = scores
+    def __init__(
+        self,
+        scores: Mapping[str, Sequence[float] | str],
+        monkeypatch: pytest.MonkeyPatch,
+        figure: str = "neg_elbo_nats",
+    ) -> None:
+        self.scores, self.figure = scores, figure
         self.rungs: list[tuple[int, list[str]]] = []
         monkeypatch.setattr(runtime, "cluster", lambda compute: nullcontext())
         monkeypatch.setattr(module, "_run_to", self.run_to)
@@ -51,7 +56,7 @@ class Sweep:
                 continue
             log = MetricLog(trial.directory)
             for epoch in range(len(log.epochs()), epochs):
-                log.write(step=epoch, epoch=epoch, samples=0, split="val", values={"neg_elbo_nats": scores[epoch]})
+                log.write(step=epoch, epoch=epoch, samples=0, split="val", values={self.figure: scores[epoch]})
 
 
 @pytest.fixture
@@ -61,8 +66,8 @@ def sweep(
 ) -> Callable[..., tuple[dict[str, str], list[tuple[int, list[str]]]]]:  # fmt: skip
     """Runs a sweep of five epochs over given scores; returns the status of each trial and who ran to each rung."""
 
-    def run(scores: Mapping[str, Sequence[float] | str], **changes: Any) -> Any:
-        fake = Sweep(scores, monkeypatch)
+    def run(scores: Mapping[str, Sequence[float] | str], figure: str = "neg_elbo_nats", **changes: Any) -> Any:
+        fake = Sweep(scores, monkeypatch, figure)
         settings = config(trials=len(scores), **changes)
         trials = plan(make_run(epochs=5), settings, SPACE, tmp_path)
         search(trials, settings, make_compute(), storage=tmp_path, what="tune")
@@ -80,6 +85,12 @@ def test_each_rung_keeps_the_better_half_rounded_up(sweep: Any) -> None:
     )
     assert rungs == [(1, [A, B, C, D, E]), (3, [A, B, C]), (5, [B, C])]
     assert status == {A: "stopped", B: "completed", C: "completed", D: "stopped", E: "stopped"}
+
+
+def test_a_family_without_a_prior_is_judged_by_its_distortion(sweep: Any) -> None:
+    status, rungs = sweep({A: [3] * 5, B: [1] * 5, C: [2] * 5, D: [4] * 5}, figure="distortion_nats")
+    assert rungs == [(1, [A, B, C, D]), (3, [B, C]), (5, [B])]
+    assert status == {A: "stopped", B: "completed", C: "stopped", D: "stopped"}
 
 
 def test_ties_go_by_name(sweep: Any) -> None:

@@ -132,3 +132,42 @@ def test_progress_of_a_sweep_ends_with_the_best_of_its_trials(
     with follow_sweep([log.path.parent, tmp_path / "never began"], what="tune vae", epochs=2):
         pass
     assert capsys.readouterr().err == "tune vae: 2 trials, best validation neg_elbo 85.00 nats\n"
+
+
+@pytest.fixture
+def without_rate(tmp_path: Path) -> MetricLog:
+    """An epoch of a family that has a distortion alone."""
+    log = MetricLog(tmp_path)
+    for split in ("train", "val"):
+        log.write(step=10, epoch=0, samples=10, split=split, values={"distortion_nats": 41.5})
+    return log
+
+
+def test_a_family_without_a_prior_is_followed_by_its_distortion(
+    without_rate: MetricLog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with follow(without_rate.path.parent, what="train ae", total_steps=10):
+        pass
+    with follow_sweep([without_rate.path.parent], what="tune ae", epochs=1):
+        pass
+    assert capsys.readouterr().err.splitlines() == [
+        "train ae: epoch 1, validation distortion 41.50 nats",
+        "tune ae: 1 trials, best validation distortion 41.50 nats",
+    ]
+    assert curves(without_rate.rows()).splitlines()[1].split("\t") == [
+        "1", "10", "nan", "41.500000", "nan", "nan", "41.500000", "nan"]  # fmt: skip
+
+
+def test_a_row_without_figures_does_not_end_the_progress(log: MetricLog, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after an epoch in which every step was skipped."""
+    log.write(step=30, epoch=2, samples=30, split="train", values={"skipped_steps": 10})
+    log.write(step=30, epoch=2, samples=30, split="val", values=figures(85))
+    with follow(log.path.parent, what="t", total_steps=30):
+        pass
+    assert capsys.readouterr().err.splitlines()[-1].startswith("t: epoch 3, ")
+
+
+def test_counters_are_no_figures(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path)
+    log.write(step=10, epoch=0, samples=10, split="val", values=figures(85))
+    assert set(log.epochs()[0]) == {"neg_elbo_nats", "distortion_nats", "rate_nats"}

@@ -1,5 +1,6 @@
 """Configuration <-> the plain dict that lies beside a model's weights."""
 
+import math
 from dataclasses import asdict, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -22,11 +23,14 @@ def model_from_dict(data: dict[str, Any]) -> ModelConfig:
     return model
 
 
-def _build(kinds: tuple[Any, ...], values: dict[str, Any]) -> Any:
+def _build(kinds: tuple[Any, ...], values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"expected keys and values, got {values!r}")
     by_name = {name: kind for kind in kinds for name in get_args(get_type_hints(kind)["kind"])}
-    kind = by_name.get(values.get("kind", ""))
-    if kind is None:
-        raise ValueError(f"kind: expected one of {sorted(by_name)}, got {values.get('kind')!r}")
+    name = values.get("kind")
+    if not isinstance(name, str) or name not in by_name:
+        raise ValueError(f"kind: expected one of {sorted(by_name)}, got {name!r}")
+    kind = by_name[name]
     unknown = set(values) - {field.name for field in fields(kind)}
     if unknown:
         raise ValueError(f"{kind.__name__} has no field {sorted(unknown)}")
@@ -35,10 +39,26 @@ def _build(kinds: tuple[Any, ...], values: dict[str, Any]) -> Any:
 
 
 def _value(name: str, hint: Any, value: Any) -> Any:
+    found = value
     if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, dict):
-        return _build(get_args(networks.NetworkConfig if name == "network" else schedules.ScheduleConfig), value)
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        raise ValueError(f"{name}: expected one of {list(get_args(hint))}, got {value!r}")
-    return value
+        found = tuple(value)
+    elif isinstance(value, dict):
+        found = _build(get_args(networks.NetworkConfig if name == "network" else schedules.ScheduleConfig), value)
+    if not _fits(hint, found):
+        expected = f"one of {list(get_args(hint))}" if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return found
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value read from JSON is of the type of its field. A bool is no number; a number is finite."""
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in parts
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(parts[0], item) for item in value)
+    if parts:
+        return any(_fits(part, value) for part in parts)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint

@@ -152,7 +152,8 @@ class QuantizedBase(ModelBase):
     @property
     def fsq_levels(self) -> int:
         """Steps of each dimension of the grid of `fsq`."""
-        return round(self.num_codes ** (1 / self.code_dim))
+        levels: int = round(self.num_codes ** (1 / self.code_dim))
+        return levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

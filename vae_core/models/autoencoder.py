@@ -40,4 +40,5 @@ class Autoencoder(ContinuousModel):
 
     def decode(self, latent: Tensor, c: Tensor | None) -> Pixels:
         """p(x | z, c) for codes [B, L]."""
-        return self.head(self.decoder(latent, c))
+        pixels: Pixels = self.head(self.decoder(latent, c))
+        return pixels

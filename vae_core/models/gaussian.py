@@ -61,7 +61,8 @@ class GaussianModel(ContinuousModel, ABC):
 
     def decode(self, latent: Tensor, c: Tensor | None) -> Pixels:
         """p(x | z, c) for latents [B, L]."""
-        return self.head(self.decoder(latent, c))
+        pixels: Pixels = self.head(self.decoder(latent, c))
+        return pixels
 
     def from_prior(self, epsilon: Tensor, c: Tensor | None) -> Tensor:
         prior = self.prior(c)

@@ -60,4 +60,4 @@ def importance_terms(output: IWAEOutput, inputs: Inputs, *, gradient: str) -> Te
 def mean_distortion(output: GaussianOutput, x: Tensor) -> Tensor:
     """-log p(x | z) of each sample, the mean over its draws, [B]."""
     draws = len(output.latent)
-    return output.pixels.nll(x.repeat(draws, 1, 1, 1)).unflatten(0, (draws, len(x))).mean(0)
+    return output.pixels.nll(x.repeat(draws, 1, 1, 1)).view(draws, len(x)).mean(0)

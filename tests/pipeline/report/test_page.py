@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_project import CONFIG, FAMILIES, Digits, dataset, metrics, write, write_json
+from report_project import CONFIG, FAMILIES, FINDINGS, Digits, dataset, metrics, write, write_json
 
 from pipeline.config import ReportConfig, load_params
 from pipeline.data.quarantine import Entry, write_ledger
 from pipeline.errors import UserError
 from pipeline.report.page import render_report
+from pipeline.report.vocabulary import METRICS
 from pipeline.stages import report as stage
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -72,7 +73,8 @@ def test_every_figure_is_inlined_and_described(html: str, root: Path) -> None:
     assert len(pictures) == len(files) + 1  # and the gallery of the data
     assert all(len(picture["alt"]) > 20 for picture in pictures)
     charts = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
-    assert len(charts) == len(page.all("svg")) == 3 * len(FAMILIES)
+    without_rate = 1  # the autoencoder, which has a distortion alone
+    assert len(charts) == len(page.all("svg")) == 3 * len(FAMILIES) - 2 * without_rate
     assert all("training from" in chart["aria-label"] for chart in charts)
 
 
@@ -134,8 +136,63 @@ def test_best_trial_is_marked_and_first(html: str) -> None:
 def test_each_family_says_what_its_nats_are_of(html: str) -> None:
     sections = dict(zip(FAMILIES, re.split(r'<section id="family-', html)[1:], strict=True))
     assert [name for name in FAMILIES if "Nats of a density" in sections[name]] == ["vqvae"]
-    assert [name for name in FAMILIES if "Nats of binary pixels" in sections[name]] == ["vae", "cvae"]
+    assert [name for name in FAMILIES if "Nats of binary pixels" in sections[name]] == ["vae", "cvae", "autoencoder"]
+    assert [name for name in FAMILIES if "Nats of grey values" in sections[name]] == ["hierarchical"]
     assert [name for name in FAMILIES if "Conditional." in sections[name]] == ["cvae"]
+
+
+def sections_of(html: str) -> dict[str, str]:
+    """The text of each family's section, each run of spaces one space."""
+    parts = re.split(r'(?=<section id="family-)', html)[1:]
+    ended = [part[: part.index("</section>") + len("</section>")] for part in parts]
+    return dict(zip(FAMILIES, (" ".join(Page(part).text.split()) for part in ended), strict=True))
+
+
+def test_the_diagnosis_says_what_is_wrong_and_what_to_change(html: str) -> None:
+    for family, text in sections_of(html).items():
+        for finding in FINDINGS.get(family, []):
+            assert f"{finding['evidence']} {finding['remedy']}" in text
+        assert ("Nothing stands out" in text) is (family not in FINDINGS)
+
+
+def test_every_metric_of_the_evaluation_has_a_name_and_a_meaning(html: str) -> None:
+    """Each that the families of the test have but the one that nobody knows."""
+    names = {name for number, family in enumerate(FAMILIES) for name in metrics(family, number)["best"]["test"]}
+    assert names - set(METRICS) == {"bits_back_overhead"}
+    text = sections_of(html)
+    assert "Mutual information I(x; z)" in text["vae"]
+    for label in ("Fréchet distance of samples", "Linear probe", "Coded size", "Negative ELBO, learned prior", "PSNR"):
+        assert (label in text["vqvae"]) is True
+        assert (label in text["vae"]) is False
+    assert "MIG" in text["autoencoder"]
+
+
+def test_a_family_without_a_prior_is_shown_by_its_distortion(html: str) -> None:
+    text = sections_of(html)["autoencoder"]
+    assert text.startswith("autoencoder Autoencoder, 12 latent dimensions, mlp network, bernoulli likelihood.")
+    assert "There are no samples: the family has no prior to draw from." in text
+    assert "Negative ELBO, β = 1" not in text
+    assert "judged by validation distortion." in text
+    assert "Distortion Validation split, lower is better." in text
+    assert "Rate against distortion" not in text
+    section = re.split(r'<section id="family-', html)[1 + FAMILIES.index("autoencoder")]
+    assert section.count("<svg") == 1
+    assert "training from 134.00 to 80.00" in section
+    overview = html[: html.index('<section id="family-')]
+    assert ">70.12</data>" in overview or ">70.13</data>" in overview
+
+
+def test_why_there_are_no_samples_is_said(html: str) -> None:
+    text = sections_of(html)
+    assert "takes a learned prior over its codes" in text["vqvae"]
+    assert [name for name in FAMILIES if "There are no samples" in text[name]] == ["vqvae", "autoencoder"]
+
+
+def test_a_schedule_is_shown_key_by_key(html: str) -> None:
+    text = sections_of(html)["hierarchical"]
+    for line in ("beta.kind linear", "beta.start 0", "beta.end 1", "beta.until 0.3", "network.downsamples none"):
+        assert line in text
+    assert text.startswith("hierarchical Deep hierarchical variational autoencoder, residual network, ")
 
 
 def test_lineage_and_artifact_sizes_are_shown(html: str) -> None:
@@ -233,6 +290,7 @@ INPUTS = (
     "results/tune/vae/trials.csv",
     "results/tune/vae/rate_distortion.png",
     "results/evaluate/vae.json",
+    "results/diagnosis/vae.json",
     "artifacts/vae/config.json",
     "artifacts/vae/metrics.json",
 )
@@ -252,6 +310,7 @@ def test_a_missing_input_is_named_with_the_remedy(root: Path, name: str) -> None
         ("data/dataset.json", json.dumps({"name": "x"}), "no key 'image'"),
         ("data/quarantine.parquet", "PAR0", "not a ledger"),
         ("results/evaluate/vae.json", json.dumps({"baseline": {"test": {}}}), "no key 'best'"),
+        ("results/diagnosis/vae.json", "[", "not valid JSON"),
         ("results/train/vae/curves.tsv", "epoch\tstep\n", "it holds no rows"),
         ("results/train/vae/curves.tsv", "epoch\tstep\n1\t2\n", "no column 'train_neg_elbo_nats'"),
         ("results/tune/vae/rate_distortion.png", "GIF89a", "not a PNG image"),
