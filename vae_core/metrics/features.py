@@ -119,7 +119,8 @@ def _step(model: FeatureClassifier, batch: Batch, optimizer: torch.optim.Optimiz
 
 
 def _pixels(batch: Batch) -> Tensor:
-    return batch.images.float() / 255
+    # As plain rows: convolutions this narrow are three times as slow with the channels of a pixel side by side.
+    return batch.images.contiguous(memory_format=torch.contiguous_format).float() / 255
 
 
 def _labels(batch: Batch) -> Tensor:
