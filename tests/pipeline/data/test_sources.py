@@ -46,7 +46,7 @@ def no_package(names: Sequence[str], to: Path) -> None:
 
 def a_package(names: Sequence[str], to: Path) -> None:
     for name in names:
-        (to / f"{name}.gz").write_bytes(gzip.compress(CONTENTS[name]))
+        (to / f"{name}.gz").write_bytes(gzip.compress(CONTENTS[name], mtime=0))
 
 
 def tiny(mirrors: tuple[str, ...] = (), unpack=no_package) -> Download:
@@ -56,7 +56,7 @@ def tiny(mirrors: tuple[str, ...] = (), unpack=no_package) -> Download:
 def put(folder: Path, *, packed: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in CONTENTS.items():
-        (folder / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(data) if packed else data)
+        (folder / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(data, mtime=0) if packed else data)
     return folder
 
 
@@ -98,7 +98,7 @@ def test_a_folder_is_the_only_place_looked_at(tmp_path: Path, mirror: tuple[str,
         (CONTENTS["t10k-labels"][:-1], "t10k-labels: truncated: expected 10 bytes, found 9"),
         (CONTENTS["t10k-labels"] + b"x", "t10k-labels: too long: expected 10 bytes, found more"),
         (bytes(10), f"t10k-labels: not the published file: expected sha256 {FILES[3].sha256}, found [0-9a-f]{{64}}"),
-        (gzip.compress(CONTENTS["t10k-labels"])[:-9], "t10k-labels: truncated: the gzip data end too early"),
+        (gzip.compress(CONTENTS["t10k-labels"], mtime=0)[:-9], "t10k-labels: truncated: the gzip data end too early"),
     ],
 )
 def test_a_wrong_file_in_the_folder_is_named(tmp_path: Path, data: bytes | None, message: str) -> None:
@@ -136,7 +136,7 @@ def test_what_a_mirror_lacks_or_serves_wrongly_comes_from_the_package(
     tmp_path: Path, mirror: tuple[str, Path, list[str]]
 ) -> None:
     (mirror[1] / "train-labels.gz").unlink()
-    (mirror[1] / "t10k-images.gz").write_bytes(gzip.compress(b"something else"))
+    (mirror[1] / "t10k-images.gz").write_bytes(gzip.compress(b"something else", mtime=0))
     asked: list[str] = []
 
     def package(names: Sequence[str], to: Path) -> None:
@@ -151,7 +151,7 @@ def test_when_nothing_works_every_place_and_both_ways_on_are_named(
     tmp_path: Path, mirror: tuple[str, Path, list[str]]
 ) -> None:
     (mirror[1] / "train-labels.gz").unlink()
-    (mirror[1] / "t10k-images.gz").write_bytes(gzip.compress(CONTENTS["t10k-images"][:-1]))
+    (mirror[1] / "t10k-images.gz").write_bytes(gzip.compress(CONTENTS["t10k-images"][:-1], mtime=0))
     with pytest.raises(UserError) as error:
         obtain(tiny((NOWHERE, mirror[0])), None, tmp_path / "downloads")
     text = str(error.value)
