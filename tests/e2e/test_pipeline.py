@@ -1,6 +1,7 @@
 """The pipeline as a user runs it: real DVC, real Git, real Ray, on the digits."""
 
 import json
+import math
 import re
 import shutil
 import time
@@ -52,7 +53,8 @@ def test_all_sections_of_metrics_and_files_are_there(reproduced: Project) -> Non
         model = {"README.md", "config.json", "decoder.onnx", "encoder.onnx", "metrics.json", "model.safetensors"}
         assert names == model | ({"prior.json", "prior.safetensors"} if family == "vqvae" else set())
     assert codes["prior_nats"] < codes["rate_nats"]
-    assert codes["coded_over_prior_cost"] == pytest.approx(1, abs=0.2)  # the file's 28 bytes weigh on 20 images
+    expected = 20 * codes["prior_nats"] / math.log(2) / 8  # bytes
+    assert 20 * codes["coded_bits"] / 8 == pytest.approx(expected + 28, rel=0.2)  # and header and end of the file
     assert json.loads(reproduced.read("results/diagnosis/vqvae.json")) is not None
 
 

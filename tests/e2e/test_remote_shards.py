@@ -188,7 +188,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def started(make: Callable[[int], AbstractContextManager[str]], attempts: int = 3) -> Iterator[str]:
+def started(make: Callable[[int], AbstractContextManager[str]], attempts: int = 5) -> Iterator[str]:
     """A cluster of which all nodes came up: on a busy machine Ray gives up on a head that is slow to answer."""
     with ExitStack() as stack:
         for attempt in range(attempts):
