@@ -5,13 +5,15 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help repro test check bench-data clean
+.PHONY: help repro test check bench-data bench-train bench-tune clean
 
 help:
 	@echo "make repro   install into .venv, run what changed of the pipeline, print the results"
 	@echo "make test    install into .venv, then lint, type-check and test"
 	@echo "make check   lint and type-check only"
 	@echo "make bench-data   the data path against webdataset, MosaicML streaming and others (about 4 minutes)"
+	@echo "make bench-train  training against a loop by hand and pythae, on MNIST (about 8 minutes)"
+	@echo "make bench-tune   sweeps against plain Ray Tune, on MNIST (about 10 minutes)"
 	@echo "make clean   remove .venv and caches of tools; data, models and results stay"
 
 repro: .venv/installed
@@ -30,6 +32,12 @@ check: .venv/tested
 bench-data: .venv/benched
 	@.venv/bin/python -m bench.data
 
+bench-train: .venv/benched
+	@.venv/bin/python -m bench.train
+
+bench-tune: .venv/benched
+	@.venv/bin/python -m bench.tune
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -46,9 +54,10 @@ clean:
 	@.venv/bin/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[test]'
 	@touch $@
 
-# mosaicml-streaming asks for an older numpy but works with ours, so it comes without what it asks for.
+# mosaicml-streaming asks for an older numpy but works with ours, and pythae for a backport of what Python has; so they
+# come without what they ask for.
 .venv/benched: .venv/installed
-	@echo "installing what the data path is compared with"
+	@echo "installing what we are compared with"
 	@.venv/bin/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[bench]'
-	@.venv/bin/python -m pip install --disable-pip-version-check -qq --no-deps mosaicml-streaming==0.13.0
+	@.venv/bin/python -m pip install --disable-pip-version-check -qq --no-deps mosaicml-streaming==0.13.0 pythae==0.1.2
 	@touch $@

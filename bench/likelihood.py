@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data.report import machine
+from bench.report import machine
 from pipeline import files
 from vae_core.config import DataSpec, IWAEConfig, MLPConfig
 from vae_core.metrics.likelihood import LikelihoodSummary, default_chunk, importance_weighted

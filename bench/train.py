@@ -1,79 +1,89 @@
-"""Images trained a second: our loop, against a bare torch loop of the same model, data and batch size, in one run.
+"""Training against its peers: rates, time to a figure, memory, and what the stage around the loop costs.
 
-python bench/train.py           # after `dvc repro shard`
+python -m bench.train                        # about eight minutes; MNIST in data/shards, after `dvc repro shard`
+python -m bench.train --only rates descents  # some of it; writes no results
+python -m bench.train --quick                # a smoke run on few digits; writes no results
+
+Everyone trains the model `vae` of params.yaml on the same rows with the same batch; `bench/training/` says how.
 """
 
-import statistics
+import argparse
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
+from bench.report import CORES, Table, Target, as_json, say, show, versions
+from bench.training import tables, targets
+from bench.training.given import base_run, digits, protocol
+from bench.training.processes import Processes
+from bench.training.systems import systems
+from bench.training.tables import Size
+from pipeline import files
 from pipeline.config import load_params
-from pipeline.data.loader import open_split
-from pipeline.train.loop import train
-from pipeline.train.run import TrainRun
-from vae_core.models import build_model
-from vae_core.models.vae import VAE
+from pipeline.errors import UserError
+from pipeline.stages import SHARDS
 
-SHARDS = Path("data/shards")
-ROUNDS = 3
-
-
-def ours() -> float:
-    """One epoch of the loop as the stages run it: keyed noise, metrics, checkpoint; without Ray's start."""
-    params = load_params()
-    run = TrainRun.of(params.models["vae"], params.train, SHARDS)
-    with tempfile.TemporaryDirectory() as folder:
-        ends = [time.perf_counter()]
-        train(
-            run,
-            Path(folder),
-            on_epoch=lambda *_: ends.append(time.perf_counter()),
-            checkpoint_every_steps=500,
-            epochs=2,
-        )
-    return len(open_split(SHARDS, "train")) / (ends[2] - ends[1])
+RESULTS = Path("bench/results/train.json")
+PACKAGES = ("torch", "numpy", "ray", "pythae")
+PARTS = ("rates", "descents", "stage", "workers")
+WHOLE = Size(rounds=4, descent=25, stage=10, stages=2, compiled=True, apart=True, threads=CORES)
+QUICK = Size(rounds=1, descent=2, stage=4, stages=1, compiled=False, apart=False, threads=1)
 
 
-def bare() -> float:
-    """What one would write by hand: everything in memory, global noise, plain Adam, no metrics, nothing saved."""
-    params = load_params()
-    split = open_split(SHARDS, "train")
-    images = torch.from_numpy(split.images(torch.arange(len(split)).numpy())).movedim(-1, 1).float() / 255
-    model = build_model(params.models["vae"], split.spec)
-    assert isinstance(model, VAE)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    _bare_epoch(model, optimizer, images, params.train.global_batch_size)
-    start = time.perf_counter()
-    _bare_epoch(model, optimizer, images, params.train.global_batch_size)
-    return len(images) / (time.perf_counter() - start)
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    try:
+        if arguments.quick:
+            with tempfile.TemporaryDirectory() as folder:
+                run(digits(Path(folder)), QUICK, arguments.only or PARTS, write=False)
+        else:
+            run(SHARDS, WHOLE, arguments.only or PARTS, write=arguments.only is None)
+    except (UserError, RuntimeError) as error:
+        sys.stderr.write(f"bench.train: {error}\n")
+        return 1
+    return 0
 
 
-def _bare_epoch(model: VAE, optimizer: torch.optim.Optimizer, images: torch.Tensor, batch_size: int) -> None:
-    body, head, decoder = model.encoder.body, model.to_posterior, nn.Sequential(model.decoder.body, model.decoder.out)
-    for rows in torch.randperm(len(images)).split(batch_size):
-        x = torch.bernoulli(images[rows]).flatten(1)
-        mean, log_var = head(body(x)).chunk(2, dim=1)
-        logits = decoder(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean))
-        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
-        loss = (F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1) + kl).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+def run(shards: Path, size: Size, parts: Sequence[str], *, write: bool) -> None:
+    """Measure `parts`, print them, and write the results where `write` says so."""
+    start, params = time.perf_counter(), load_params()
+    base = base_run(params, shards, max(size.descent, size.stage))
+    found: list[Table] = []
+    aims: list[Target] = []
+    with Processes(apart=size.apart, threads=size.threads) as processes:
+        contenders = systems(base, compiled=size.compiled)
+        if "rates" in parts:
+            say(f"images a second of {len(contenders)} systems, {size.rounds} rounds")
+            found.append(tables.rates(contenders, size, processes))
+            aims += targets.of_rates(found[-1])
+        if "descents" in parts:
+            say(f"seconds to {tables.TARGET_NATS:g} nats")
+            found.append(tables.descents(contenders, params, size, processes))
+            aims += targets.of_descents(found[-1])
+        if "stage" in parts:
+            say(f"the stage, {size.stages} times {size.stage} epochs")
+            around = tables.around(contenders, shards, size, processes)
+            found.append(around.table)
+            aims += targets.of_stage(around)
+    if "workers" in parts:
+        say("1 and 2 workers")
+        found.append(tables.workers(base, size))
+    show(found, aims, PACKAGES)
+    say(f"{time.perf_counter() - start:.0f} s in all")
+    if write:
+        facts = {"versions": versions(*PACKAGES), "protocol": protocol(base)}
+        files.write_json(RESULTS, as_json(found, aims, facts))
+        say(f"written to {RESULTS}")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m bench.train", description="Training against its peers.")
+    parser.add_argument("--quick", action="store_true", help="a smoke run on few digits; writes no results")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts alone; writes no results")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    rates = {"bare loop": [], "ours": []}
-    for _ in range(ROUNDS):
-        rates["bare loop"].append(bare())
-        rates["ours"].append(ours())
-    peer = statistics.median(rates["bare loop"])
-    print(f"vae, {torch.get_num_threads()} threads, float32, median of {ROUNDS}")
-    for name, found in rates.items():
-        print(
-            f"{name:<12}{statistics.median(found):>12,.0f} images/s{statistics.median(found) / peer:>8.2f} x bare loop"
-        )
+    sys.exit(main())

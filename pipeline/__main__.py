@@ -7,17 +7,32 @@ what is slow inside its functions.
 
 import argparse
 import ast
+import errno
 import importlib
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from pipeline import ending
 from pipeline.config import load_params
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import StorageFailed, UserError, did_you_mean
 
 HERE = Path(__file__).parent
 STAGES = "pipeline.stages."
+EXIT_CODES = """\
+    0  done
+    1  a mistake that the message explains
+    2  wrong usage
+    3  training diverged: a loss or gradient was not finite more often than allowed
+    4  ranks or trials died more often than allowed, for want of memory too
+    5  a disk is full or read-only, or the store of checkpoints does not answer
+    6  Ray does not answer or cannot start, or lost a node or its controller more often than allowed
+    7  another process works on the same run
+  130  interrupted (Ctrl-C)
+  143  terminated (SIGTERM, or the dvc that started it ended)"""
+DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 TIMINGS = "seconds"  # a file for each stage, below compute.storage: wall-clock time enters no output of DVC
 
 
@@ -44,7 +59,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         + "\n".join(f"  {name:<10} {summary(module)}" for name, module in known.items())
         + "\n\nexamples:\n  python -m pipeline train --family vae\n  python -m pipeline evaluate --family vqvae\n"
         "  python -m pipeline verify data/shards\n  python -m pipeline inspect --help\n\n"
-        "exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 130 interrupted",
+        f"exit codes:\n{EXIT_CODES}",
     )
     parser.add_argument("command", metavar="COMMAND", help="one of those below")
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="its own; COMMAND --help lists them")
@@ -73,26 +88,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, module = chosen.command, commands()[chosen.command]
     args = parse_own(command, module, chosen.arguments)
     try:
-        params = load_params()  # before anything slow is imported: a typo is reported in the first second
-        if not module.startswith(STAGES):
-            importlib.import_module(module).main(params, args)
-            return 0
-        if args.family is not None and args.family not in params.families:
-            nearest = did_you_mean(args.family, params.families)
-            raise UserError(f"--family {args.family}: not under `families` in params.yaml{nearest}")
-        start = time.monotonic()
-        importlib.import_module(module).main(params, args.family)
-        name = command if args.family is None else f"{command}@{args.family}"
-        timing = Path(params.compute.storage) / TIMINGS / name
-        timing.parent.mkdir(parents=True, exist_ok=True)
-        timing.write_text(f"{time.monotonic() - start:.1f}\n")
+        with ending.by_signal():
+            _run(command, module, args)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        return error.code
+    except OSError as error:
+        if error.errno not in DISK_FAILS:
+            raise
+        remedy = "make room or make it writable, then run the same command again"
+        print(f"error: {error.filename or 'a disk'}: {error.strerror}; {remedy}", file=sys.stderr)
+        return StorageFailed.code
+    except KeyboardInterrupt as error:
+        return ending.say_interrupted(error)
     return 0
+
+
+def _run(command: str, module: str, args: argparse.Namespace) -> None:
+    params = load_params()  # before anything slow is imported: a typo is reported in the first second
+    if not module.startswith(STAGES):
+        importlib.import_module(module).main(params, args)
+        return
+    ending.end_with_dvc()
+    if args.family is not None and args.family not in params.families:
+        nearest = did_you_mean(args.family, params.families)
+        raise UserError(f"--family {args.family}: not under `families` in params.yaml{nearest}")
+    start = time.monotonic()
+    importlib.import_module(module).main(params, args.family)
+    name = command if args.family is None else f"{command}@{args.family}"
+    with suppress(OSError):  # the stage is done; only `summary` misses it
+        timing = timings(params.compute.storage) / name
+        timing.parent.mkdir(parents=True, exist_ok=True)
+        timing.write_text(f"{time.monotonic() - start:.1f}\n")
+
+
+def timings(storage: str) -> Path:
+    """The folder of TIMINGS, which is on this machine even where `storage` is an address."""
+    return Path(".runs" if "://" in storage else storage) / TIMINGS
 
 
 if __name__ == "__main__":

@@ -5,66 +5,23 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.config_errors import describe, explain, line_of
-from pipeline.data.config import DataConfig, ReadConfig, ShardConfig
+from pipeline.data.config import DataConfig, ShardConfig
 from pipeline.errors import UserError, did_you_mean
+from pipeline.train.config import ComputeConfig, TrainConfig
+from pipeline.tune.config import Range, Scalar, TuneConfig
 from vae_core.config import ModelConfig, Scheduled, Strict, check, check_at_least, check_scheduled, to_dict
 from vae_core.config.priors import PixelCNNConfig
 
 PARAMS_FILE = Path("params.yaml")
 
-Scalar: TypeAlias = int | float | str
 AnyModel: TypeAlias = Annotated[ModelConfig, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig(Strict):
-    seed: int
-    epochs: int
-    global_batch_size: int
-    learning_rate: Scheduled
-    max_grad_norm: float
-    window_shards: int
-    lanes: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: Literal["off", "on", "cuda_graphs"] = "off"
-    ema_decay: float = 0.0
-    max_skipped_steps: int = 10
-
-    def __post_init__(self) -> None:
-        check(self, "seed", self.seed >= 0, "an integer of at least 0")
-        for name in ("epochs", "global_batch_size", "window_shards", "lanes"):
-            check(self, name, getattr(self, name) >= 1, "an integer of at least 1")
-        check(self, "max_grad_norm", self.max_grad_norm > 0, "a number above 0")
-        check_scheduled(self, "learning_rate", above=0)
-        check(self, "ema_decay", 0 <= self.ema_decay < 1, "a number from 0 (no average) to below 1")
-        check(self, "max_skipped_steps", self.max_skipped_steps >= 0, "an integer of at least 0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchConfig(Strict):
-    trials: int
-    seed: int
-    scheduler: Literal["halving", "none"]
-    rungs: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        check(self, "trials", self.trials >= 0, "an integer of at least 0")
-        check(self, "seed", self.seed >= 0, "an integer of at least 0")
-        rising = all(a < b for a, b in zip((0, *self.rungs), self.rungs, strict=False))
-        check(self, "rungs", rising, "epochs of at least 1, each above the one before")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuneConfig(Strict):
-    search: SearchConfig
-    spaces: dict[str, dict[str, tuple[Scalar, ...]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,40 +115,6 @@ class RetrainConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ComputeConfig(Strict):
-    """Where and how it runs. Never changes what is computed, so no stage depends on it."""
-
-    address: str | None
-    workers: int | Literal["auto"]
-    storage: str
-    downloads: str
-    checkpoint_every_steps: int
-    max_failures: int
-    shards: str | None = None
-    device_cache: bool | Literal["auto"] = "auto"
-    verify: Literal["once", "always", "never"] = "once"
-    cache: str = ".cache/shards"
-    cache_bytes: int = 50 * 1024**3
-    remote_timeout_s: float = 120.0
-
-    @property
-    def read(self) -> ReadConfig:
-        """How a node reads shards."""
-        return ReadConfig(
-            verify=self.verify,
-            cache=self.cache,
-            cache_bytes=self.cache_bytes,
-            remote_timeout_s=self.remote_timeout_s,
-        )
-
-    def __post_init__(self) -> None:
-        _ = self.read  # which checks its own fields
-        check(self, "workers", self.workers == "auto" or self.workers >= 1, "auto or an integer of at least 1")
-        check(self, "checkpoint_every_steps", self.checkpoint_every_steps >= 1, "an integer of at least 1")
-        check(self, "max_failures", self.max_failures >= 0, "an integer of at least 0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Params(Strict):
     """The whole of params.yaml, one field a section."""
 
@@ -230,27 +153,39 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     return params
 
 
-def with_overrides(model: ModelConfig, overrides: Mapping[str, Scalar]) -> ModelConfig:
-    """`model` with some of its keys replaced, through the same checks as params.yaml.
+def apply_overrides(
+    model: ModelConfig, train: TrainConfig, overrides: Mapping[str, Scalar]
+) -> tuple[ModelConfig, TrainConfig]:
+    """Both with some of their keys replaced, through the same checks as params.yaml; `train.KEY` is one of `train`.
 
     Raises:
         ValueError: an unknown key (with the nearest name), a wrong type, or a value out of range.
     """
-    values = to_dict(model)
+    values = {"models": to_dict(model), "train": to_dict(train)}
     for key, value in overrides.items():
-        *parents, leaf = key.split(".")
-        node: Any = values
-        for part in parents:
-            node = node.get(part) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or leaf not in node or leaf == "kind":
-            known = [name for name in _leaves(to_dict(model)) if not name.endswith("kind")]
-            raise ValueError(f"unknown key{did_you_mean(key, known)}")
-        node[leaf] = value
+        _replace(values, key if key.startswith("train.") else f"models.{key}", key, value)
+    return _checked(AnyModel, values["models"]), _checked(TrainConfig, values["train"])
+
+
+def _replace(values: dict[str, Any], path: str, key: str, value: Scalar) -> None:
+    *parents, leaf = path.split(".")
+    node: Any = values
+    for part in parents:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or leaf not in node or leaf == "kind":
+        known = [name.removeprefix("models.") for name in _leaves(values) if not name.endswith("kind")]
+        raise ValueError(f"unknown key{did_you_mean(key, known)}")
+    if isinstance(node[leaf], dict):
+        inner = ", ".join(f"{key}.{name}" for name in node[leaf] if name != "kind")
+        raise ValueError(f"expected a key with a single value; it has {inner}")
+    node[leaf] = value
+
+
+def _checked(kind: Any, values: Mapping[str, Any]) -> Any:
     try:
-        changed: ModelConfig = TypeAdapter(AnyModel).validate_json(json.dumps(values))
+        return TypeAdapter(kind).validate_json(json.dumps(values))
     except ValidationError as error:
         raise ValueError(describe(error.errors()[0])) from None
-    return changed
 
 
 def fingerprint(config: object) -> str:
@@ -291,17 +226,21 @@ def _crosscheck(params: Params) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield ("tune", "spaces", family), f"no model of this name{did_you_mean(family, params.models)}"
             continue
         for key, values in space.items():
-            if not values:
-                yield ("tune", "spaces", family, key), "expected at least one value"
-            if len(set(values)) < len(values):
-                yield ("tune", "spaces", family, key), f"expected each value once, got {list(values)}"
-            for value in values:
+            at = ("tune", "spaces", family, key)
+            if values == ():
+                yield at, "expected at least one value"
+            if params.tune.search.kind == "grid" and isinstance(values, Range) and values.values is None:
+                yield at, "expected a list, or a range with a step, for tune.search.kind: grid"
+            ends = (values.low, values.high) if isinstance(values, Range) else values
+            if len(set(ends)) < len(ends):
+                yield at, f"expected each value once, got {list(ends)}"
+            for value in ends:
                 try:
-                    with_overrides(params.models[family], {key: value})
+                    apply_overrides(params.models[family], params.train, {key: value})
                 except ValueError as error:
-                    yield ("tune", "spaces", family, key), str(error)
+                    yield at, str(error)
     search = params.tune.search
-    if search.scheduler == "halving" and search.rungs and search.rungs[-1] >= params.train.epochs:
+    if search.scheduler != "none" and search.rungs and search.rungs[-1] >= params.train.epochs:
         yield ("tune", "search", "rungs"), f"expected epochs below train.epochs ({params.train.epochs})"
 
 

@@ -12,7 +12,7 @@ from vae_core.config import RangeError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
-SCALARS = ("float", "int", "str", "bool")  # members of a union beside its classes, as pydantic names them
+SCALARS = ("float", "int", "str", "bool")
 
 _NOUNS = {
     "int": "an integer",
@@ -118,7 +118,9 @@ def _key_path(problem: Any, raw: Any, root: type) -> KeyPath | None:
     for i, part in enumerate(loc):
         members = _members(kind)
         chosen = _chosen(members, node)
-        if isinstance(node, Mapping) and members and part in SCALARS and part not in node:
+        if isinstance(node, Mapping) and members and _is_plain(part) and part not in node:
+            return None
+        if isinstance(node, list) and (part in {m.__name__ for m in members} or (_is_scalar(part) and _has_list(kind))):
             return None
         if isinstance(node, Mapping) and part in {m.__name__ for m in members}:
             if chosen is None:  # every member complains; the one mistake is the name of the kind
@@ -173,10 +175,25 @@ def _members(kind: Any) -> list[type]:
     return [member for member in get_args(kind) if dataclasses.is_dataclass(member)]  # type: ignore[misc]
 
 
+def _is_plain(part: str | int) -> bool:
+    """Whether it is how pydantic names a member of a union that is no class of ours."""
+    return part in SCALARS or str(part).startswith("tuple[")
+
+
+def _is_scalar(part: str | int) -> bool:
+    return part in SCALARS or str(part).startswith("literal[")
+
+
+def _has_list(kind: Any) -> bool:
+    return any(get_origin(member) is tuple for member in get_args(kind))
+
+
 def _chosen(members: list[type], node: Any) -> type | None:
-    """The member whose `kind` the file names."""
+    """The member whose `kind` the file names, or the only one there is."""
     if not isinstance(node, Mapping):
         return None
+    if len(members) == 1 and _field(members[0], "kind") is Any:
+        return members[0]
     return next((member for member in members if _is_tag(node.get("kind"), [member])), None)
 
 

@@ -1,11 +1,43 @@
-"""What a stage raises when the user can mend it: one line saying what, where and the remedy."""
+"""What a stage raises when the user can mend it: one line saying what, where and the remedy; a class an exit code."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can correct. `python -m pipeline` prints the message alone and exits with 1."""
+    """A mistake the user can correct. `python -m pipeline` prints the message alone and exits with `code`."""
+
+    code = 1
+
+
+class Diverged(UserError):
+    """Loss or gradient was not finite more often than allowed."""
+
+    code = 3
+
+
+class WorkersFailed(UserError):
+    """Ranks or trials died more often than allowed, for want of memory too."""
+
+    code = 4
+
+
+class StorageFailed(UserError):
+    """A disk is full or read-only, or the store of checkpoints does not answer."""
+
+    code = 5
+
+
+class ClusterFailed(UserError):
+    """Ray does not answer or cannot start, or lost a node or its controller more often than allowed."""
+
+    code = 6
+
+
+class Busy(UserError):
+    """Another process, still alive, works on the same run."""
+
+    code = 7
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

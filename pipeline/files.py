@@ -14,14 +14,28 @@ import psutil
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, sync, rename."""
+    """Write under a temporary name, sync, rename, sync the folder. An error leaves nothing behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,11 +90,7 @@ def _exchange(new: Path, path: Path, old: Path) -> None:
 def sync_directory(path: Path) -> None:
     """Flush every file below `path`, and the directory itself, to the disk."""
     for entry in (*path.rglob("*"), path):
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(entry)
 
 
 def sha256(path: Path) -> str:

@@ -33,27 +33,6 @@ def copied(path: Path) -> Iterator[None]:
         _copies.remove(path)
 
 
-class Copied:
-    """What other processes append from now on to files of `copied`."""
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._read = {path: path.stat().st_size if path.exists() else 0 for path in paths}
-
-    def pass_on(self) -> None:
-        """Say the lines that came since the last call, each once though several ranks say it."""
-        for line in dict.fromkeys(line for path in self._read for line in self._new(path)):
-            say(line)
-
-    def _new(self, path: Path) -> list[str]:
-        if not path.exists():
-            return []
-        with path.open("rb") as file:
-            file.seek(self._read[path])
-            whole = file.read().rpartition(b"\n")[0]
-        self._read[path] += len(whole) + bool(whole)
-        return whole.decode(errors="replace").splitlines()
-
-
 def track(items: Iterable[Item], *, total: int, what: str, unit: str) -> Iterator[Item]:
     """Pass `items` on, showing how many of `total` have come; without a terminal one line at the end."""
     if sys.stderr.isatty():

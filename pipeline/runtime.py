@@ -6,19 +6,18 @@ import secrets
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from pipeline.config import ComputeConfig
-from pipeline.errors import UserError
+from pipeline.ending import Terminated
+from pipeline.errors import ClusterFailed, UserError
 from pipeline.progress import say
+from pipeline.train.config import ComputeConfig
 
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
 
@@ -29,11 +28,15 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_DEDUP_LOGS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died|due to memory pressure|marked dead|^Raylet is terminated",  # we say it
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AUTH_MODE": "token",
 }
+_QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+_LOOK = "its logs are in /tmp/ray/session_latest/logs; is there room on the disk and in /dev/shm?"
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
     """Ray for the length of the block.
 
     Raises:
-        UserError: the cluster at `compute.address` does not answer.
+        ClusterFailed: Ray does not start here, or the cluster at `compute.address` does not answer.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -52,31 +55,62 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
     if ray.is_initialized():  # a caller's cluster, for instance that of a test
         yield
         return
-    local = compute.address is None
+    with _reaped() if compute.address is None else nullcontext():
+        with _own_signals():
+            _connect(compute)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(compute: ComputeConfig) -> None:
+    import ray
+
+    address = compute.address
+    say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     try:
-        if compute.address is not None:
-            _knock(compute.address)
-        say("starting Ray on this machine" if local else f"connecting to Ray at {compute.address}")
-        ray.init(
-            address=compute.address or "local",
-            num_cpus=os.cpu_count() if local else None,
-            object_store_memory=OBJECT_STORE_BYTES if local else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            runtime_env=_quoted_python() if local else None,
-        )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-        if local:
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"params.yaml: compute.address: no Ray cluster answers at {compute.address} ({reason}); "
+        if address is None:
+            ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES,
+                     runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
+        else:
+            _knock(address)
+            ray.init(address=address, **_QUIET)
+    except SystemExit:  # what Ray makes of SIGTERM
+        ray.shutdown()
+        raise Terminated from None
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if address is None:
+            raise ClusterFailed(f"Ray cannot start on this machine ({reason}); {_LOOK}") from error
+        raise ClusterFailed(
+            f"params.yaml: compute.address: no Ray cluster answers at {address} ({reason}); "
             "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
         ) from None
+
+
+@contextmanager
+def _reaped() -> Iterator[None]:
+    """A process that ends Ray's, should this one be killed before the block ends."""
+    script = Path(__file__).with_name("reaper.py")
+    command = [sys.executable, "-I", str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as reaper:
+        try:
+            yield
+        finally:
+            reaper.communicate(b"\n")
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back what this process does on SIGINT and SIGTERM, which Ray changes when it starts."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        ray.shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def results(references: Sequence[Any]) -> Iterator[Any]:
@@ -107,44 +141,3 @@ def _quoted_python() -> dict[str, str] | None:
     """Ray starts some workers through a shell without quoting the interpreter's path, which may hold a space."""
     quoted = shlex.quote(sys.executable)
     return None if quoted == sys.executable else {"py_executable": quoted}
-
-
-def end_with_dvc() -> None:
-    """End this process when the `dvc` that started it ends: DVC leaves its stages running when it is killed."""
-    if "DVC_STAGE" not in os.environ:
-        return
-    dvc = next((parent for parent in psutil.Process().parents() if "dvc" in " ".join(parent.cmdline()[:4])), None)
-    if dvc is not None:
-        threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
-
-
-def _watch(process: psutil.Process) -> None:
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(5)
-    os._exit(143)
-
-
-@contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process alone.
-
-    Raises:
-        UserError: another process that is still alive holds it.
-    """
-    import fcntl
-
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{directory}: process {file.read().strip() or '(unknown)'} is working here; wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -1,12 +1,39 @@
 """Collectives that do nothing outside a process group, so that one code path serves one process and many."""
 
+import threading
+import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+
+class Communication:
+    """Seconds in which at least one collective of this process was under way, in any of its threads.
+
+    NCCL's run on the device while the host goes on: of these it is the time that the host takes to start them.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._under_way, self._since, self._lock = 0, 0.0, threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._since = self._since if self._under_way else time.perf_counter()
+            self._under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._under_way -= 1
+            self.seconds += 0.0 if self._under_way else time.perf_counter() - self._since
+
+
+communication = Communication()
 
 
 def world_size() -> int:
@@ -19,8 +46,11 @@ def rank() -> int:
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all ranks, in place."""
-    if world_size() > 1:
+    if world_size() > 1 and torch.compiler.is_compiling():
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    elif world_size() > 1:
+        with communication:
+            dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
 
@@ -51,27 +81,56 @@ class _Gather(torch.autograd.Function):
         return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
+def sums(values: Sequence[int]) -> list[int]:
+    """The sum over all ranks of each of `values`, on the host: it waits for them."""
+    found: list[int] = all_reduce_sum(torch.tensor(values, device=_device())).tolist()
+    return found
+
+
 def from_rank_zero(value: int) -> int:
     """Rank 0's `value`, on every rank."""
-    return int(all_reduce_sum(torch.tensor(value if rank() == 0 else 0, device=_device())))
+    return sums([value if rank() == 0 else 0])[0]
 
 
 def barrier() -> None:
     if world_size() > 1:
-        dist.barrier()
+        with communication:
+            dist.barrier()
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """`model` with gradients averaged over the ranks; itself where there is one rank.
 
     Buffers are not broadcast: the codebook's statistics are summed over the ranks by the code that updates them.
+    `static_graph` would not average at all, and would not say so: it finds no tensors in the dataclasses that models
+    return. It pays only where parameters go unused, and none does here.
     """
     if world_size() == 1:
         return model
     device_ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the name that replaces it is not in every torch we support
-        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+        wrapped = DistributedDataParallel(
+            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    # Told of kernels with one input channel, whose stride along it means nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+    if device.type == "cpu":
+        wrapped.register_comm_hook(None, _timed_mean)
+    return wrapped
+
+
+def _timed_mean(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """What the wrapper does by itself, divide and sum, with `communication` knowing of it."""
+    communication.__enter__()
+
+    def received(done: torch.futures.Future[list[Tensor]]) -> Tensor:
+        communication.__exit__()
+        return done.value()[0]
+
+    work = dist.all_reduce(bucket.buffer().div_(world_size()), async_op=True)
+    reduced: torch.futures.Future[Tensor] = work.get_future().then(received)
+    return reduced
 
 
 def _device() -> torch.device:

@@ -3,11 +3,15 @@
 Each distribution has `nll(x)` [B]; `mean` [B, C, H, W], the expected pixels; `draw(uniform)`, the pixels at these
 quantiles (`uniform` [B, C, H, W] in [0, 1)); and `is_density`: whether its negative log may fall below zero and is
 therefore no number of bits.
+
+The x of `nll` may have fewer rows than the distribution, which then holds several draws of all of them in turn: x is
+not copied for each.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import ClassVar, TypeAlias, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +19,9 @@ from torch import Tensor, nn
 
 from vae_core.config import Likelihood, ModelBase
 from vae_core.noise import Noise
+from vae_core.normal import LOG_2PI
 from vae_core.numerics import smooth_bound
 
-LOG_2PI = math.log(2 * math.pi)
 START = -2.0  # of log sigma and of the log scale, before training
 LEVELS = 255
 
@@ -26,15 +30,13 @@ LEVELS = 255
 class Bernoulli:
     """Independent binary pixels with these logits, [B, C, H, W]."""
 
+    is_density: ClassVar[bool] = False
     logits: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        """-log p(x) of each sample for x in {0, 1}, summed over the pixels; from logits, so finite for any of them.
-
-        x may have fewer rows, where the logits hold several draws of all of them in turn: it is not copied for each.
-        """
-        logits = self.logits.float().unflatten(0, (len(self.logits) // max(1, len(x)), len(x)))
-        return F.softplus(logits).addcmul_(x, logits, value=-1).flatten(2).sum(2).flatten()
+        """-log p(x) of each sample for x in {0, 1}, summed over the pixels; from logits, so finite for any of them."""
+        logits = _by_draw(self.logits, x)
+        return _total(F.softplus(logits).addcmul_(x, logits, value=-1))
 
     @property
     def mean(self) -> Tensor:
@@ -42,10 +44,6 @@ class Bernoulli:
 
     def draw(self, uniform: Tensor) -> Tensor:
         return (uniform < self.mean).float()
-
-    @property
-    def is_density(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +53,19 @@ class ContinuousBernoulli:
     Source: Loaiza-Ganem & Cunningham, arXiv:1907.06845.
     """
 
+    is_density: ClassVar[bool] = True
     logits: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
         """-log p(x) of each sample for x in [0, 1], summed over the pixels."""
-        logits = self.logits.float()
+        logits = _by_draw(self.logits, x)
         size = logits.abs()
         near, large = size < 1, size.clamp_min(1)
         s = torch.where(near, 0.5 * size, 0).square()
         # log(sinh(y) / y), y = logit / 2, by its series: the closed form is a difference of nearly equal numbers there
         series = s * (1 / 6 - s * (1 / 180 - s * (1 / 2835 - s / 37_800)))
         far = size * torch.where(logits > 0, 1 - x, x) + torch.log(-torch.expm1(-large) / large)
-        return torch.where(near, logits * (0.5 - x) + series, far).flatten(1).sum(1)
+        return _total(torch.where(near, logits * (0.5 - x) + series, far))
 
     @property
     def mean(self) -> Tensor:
@@ -87,10 +86,6 @@ class ContinuousBernoulli:
         far = torch.where(logits < 0, mirrored, 1 - mirrored).clamp(0, 1)
         return torch.where(near, uniform + 0.5 * logits * uniform * (1 - uniform), far)
 
-    @property
-    def is_density(self) -> bool:
-        return True
-
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
@@ -99,22 +94,19 @@ class Gaussian:
     A density over pixels in [0, 1]: its negative log can fall below zero and is no number of bits.
     """
 
+    is_density: ClassVar[bool] = True
     mean: Tensor
     log_sigma: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
         """-log p(x) of each sample, summed over the pixels."""
-        log_sigma = self.log_sigma.float()
-        scaled = (x - self.mean.float()) * torch.exp(-log_sigma)
-        return (0.5 * scaled.square() + log_sigma + 0.5 * LOG_2PI).flatten(1).sum(1)
+        log_sigma = self.log_sigma.float() if self.log_sigma.dim() == 0 else _by_draw(self.log_sigma, x)
+        scaled = (x - _by_draw(self.mean, x)) * torch.exp(-log_sigma)
+        return _total(0.5 * scaled.square() + log_sigma + 0.5 * LOG_2PI)
 
     def draw(self, uniform: Tensor) -> Tensor:
         quantile: Tensor = torch.special.ndtri(_inside(uniform))
         return self.mean.float() + self.log_sigma.float().exp() * quantile
-
-    @property
-    def is_density(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +117,20 @@ class DiscretisedLogistic:
     Source: Salimans et al., arXiv:1701.05517, equation 2 with one component.
     """
 
+    is_density: ClassVar[bool] = False
     location: Tensor
     log_scale: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
         """-log p(x) of each sample for x in {0, 1 / 255, ..., 1}, summed over the pixels."""
-        log_scale = self.log_scale.float()
-        per_unit, half = torch.exp(-log_scale), 0.5 / LEVELS
-        distance = x - self.location.float()
+        per_unit, half = torch.exp(-_by_draw(self.log_scale, x)), 0.5 / LEVELS
+        distance = x - _by_draw(self.location, x)
         below = F.logsigmoid((distance + half) * per_unit)  # log of the mass up to the upper edge of the level
         above = F.logsigmoid((half - distance) * per_unit)  # and of that from its lower edge on
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no difference of nearly equal numbers
         middle = below + above + torch.log(-torch.expm1(-per_unit / LEVELS))
         log_mass = torch.where(x < half, below, torch.where(x > 1 - half, above, middle))
-        return -log_mass.flatten(1).sum(1)
+        return -_total(log_mass)
 
     @property
     def mean(self) -> Tensor:
@@ -150,12 +142,14 @@ class DiscretisedLogistic:
         point = self.location.float() + self.log_scale.float().exp() * torch.logit(_inside(uniform))
         return (point * LEVELS).round().clamp(0, LEVELS) / LEVELS
 
-    @property
-    def is_density(self) -> bool:
-        return False
-
 
 Pixels: TypeAlias = Bernoulli | ContinuousBernoulli | Gaussian | DiscretisedLogistic
+OF_LIKELIHOOD: Mapping[Likelihood, type[Pixels]] = {
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "gaussian": Gaussian,
+    "discretised_logistic": DiscretisedLogistic,
+}
 
 
 class PixelHead(nn.Module):
@@ -210,6 +204,17 @@ def observe(images: Tensor, likelihood: Likelihood, noise: Noise) -> Tensor:
     if likelihood == "bernoulli":
         return (noise.uniform("binarise", *images.shape[1:]) < intensities).to(torch.float32)
     return intensities
+
+
+def _by_draw(parameters: Tensor, x: Tensor) -> Tensor:
+    """Parameters [S x B, C, H, W] of S draws of the B rows of x, float32 [S, B, C, H, W]."""
+    by_draw: Tensor = parameters.float().unflatten(0, (len(parameters) // max(1, len(x)), len(x)))
+    return by_draw
+
+
+def _total(each: Tensor) -> Tensor:
+    """[S, B, C, H, W] -> [S x B]."""
+    return each.flatten(2).sum(2).flatten()
 
 
 def _inside(uniform: Tensor) -> Tensor:

@@ -109,9 +109,9 @@ class ConvDown(nn.Module):
         else:
             layers += [same_size(in_channels, widths[0], 3, signal)]
             for narrow, wide in pairwise((widths[0], *widths)):
-                layers += _residuals(config, narrow, signal)
+                layers += residuals(config, narrow, signal)
                 layers += [ACTIVATIONS[config.activation](), halving(narrow, wide, signal)]
-        self.layers = nn.Sequential(*layers, *_residuals(config, widths[-1], signal))
+        self.layers = nn.Sequential(*layers, *residuals(config, widths[-1], signal))
 
     def forward(self, x: Tensor) -> Tensor:
         grid: Tensor = self.layers(x)
@@ -124,14 +124,14 @@ class ConvUp(nn.Module):
     def __init__(self, config: ConvConfig, out_channels: int, shape: Shape) -> None:
         super().__init__()
         widths, signal = widths_of(config, shape)[::-1], is_signal(shape)
-        layers = _residuals(config, widths[0], signal)
+        layers = residuals(config, widths[0], signal)
         if config.kind == "conv":
             for wide, narrow in pairwise((*widths, out_channels)):
                 layers += [ACTIVATIONS[config.activation](), doubling(wide, narrow, signal)]
         else:
             for wide, narrow in pairwise((*widths, widths[-1])):
                 layers += [ACTIVATIONS[config.activation](), doubling(wide, narrow, signal)]
-                layers += _residuals(config, narrow, signal)
+                layers += residuals(config, narrow, signal)
             layers += [ACTIVATIONS[config.activation](), same_size(widths[-1], out_channels, 3, signal)]
         self.layers = nn.Sequential(*layers)
 
@@ -230,7 +230,8 @@ def widths_of(config: ConvConfig, shape: Shape) -> list[int]:
     return [config.channels * 2**i for i in range(downsamples_of(config, shape))]
 
 
-def _residuals(config: ConvConfig, width: int, signal: bool) -> list[nn.Module]:
+def residuals(config: ConvConfig, width: int, signal: bool) -> list[nn.Module]:
+    """As many residual blocks as the configuration wants at one size."""
     return [Residual(width, config.activation, signal) for _ in range(config.residual_blocks)]
 
 

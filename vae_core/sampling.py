@@ -33,6 +33,11 @@ def reconstruct(model: Model, x: Tensor, c: Tensor | None = None, *, pixels: Sho
     return _shown(model.decode(model.represent(x, c), c), pixels, _generator(seed))
 
 
+def can_sample(model: Model, prior: DrawsCodes | None = None) -> bool:
+    """Whether there is a prior to draw from: the model's own, or `prior` over its codes."""
+    return isinstance(model, HasPrior | Categorical) or (prior is not None and isinstance(model, CodeModel))
+
+
 @torch.no_grad()
 def sample(
     model: Model,

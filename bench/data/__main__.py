@@ -11,7 +11,6 @@ BENCH_DATA_FOLDER, or to a temporary one that is removed.
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -23,11 +22,12 @@ import torch
 from bench.data import tables
 from bench.data.measure import can_drop, cores
 from bench.data.readers import BATCH
-from bench.data.report import Table, Target, as_json, machine, versions
 from bench.data.tables import OURS, TARS_ALONE, Size
+from bench.report import Table, Target, as_json, say, show, versions
 from pipeline import files
 
 RESULTS = Path("bench/results/data.json")
+PACKAGES = ("numpy", "torch", "pyarrow", "pillow", "webdataset", "mosaicml-streaming")
 WHOLE = Size(gray=60_000, rgb=20_000, shards=1000, rounds=5, seconds=0.5, written=4000)
 QUICK = Size(gray=4000, rgb=1000, shards=50, rounds=1, seconds=0.1, written=500)
 
@@ -66,13 +66,11 @@ def run(folder: Path, size: Size, *, write: bool) -> None:
     opening, mixed = tables.opening(folder / "many", size), tables.shuffling(gray)
     all_tables = [*readers, *writers, opening, mixed]
     targets = _targets(readers, writers, opening)
-    facts = f"{', '.join(f'{name} {value}' for name, value in {**machine(), **versions()}.items())}"
-    print("\n\n".join([facts, *(table.text() for table in all_tables), "Targets"]))
-    print("\n".join(target.text() for target in targets))
+    show(all_tables, targets, PACKAGES)
     say(f"{time.perf_counter() - start:.0f} s in all")
     if write:
         protocol = {"batch_size": BATCH, "rounds": size.rounds, "shard_rows": tables.SHARD_ROWS}
-        files.write_json(RESULTS, as_json(all_tables, targets, {"protocol": protocol}))
+        files.write_json(RESULTS, as_json(all_tables, targets, {"versions": versions(*PACKAGES), "protocol": protocol}))
         say(f"written to {RESULTS}")
 
 
@@ -92,10 +90,6 @@ def _targets(readers: Sequence[Table], writers: Sequence[Table], opening: Table)
     seconds = opening.rows[0].figures["seconds"] or 0.0
     targets.append(Target("opened: seconds to the first batch", None, seconds, below=1))
     return targets
-
-
-def say(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pathlib import Path
 from bench.data import mosaic, sets
 from bench.data.measure import cold, first_batch, iid_mixing, in_turn, mixing, warm
 from bench.data.readers import BATCH, WINDOW, Contender, InMemory, Ours, PlainWebDataset, TorchLoader, streaming
-from bench.data.report import Row, Table
 from bench.data.sets import Encoding, Images
+from bench.report import Row, Table
 
 OURS, SAME_TARS, LIMIT = "ours", "webdataset, the same tars", "limit: numpy, array in memory"
 TARS_ALONE = "  its tars alone, as the others"

@@ -108,6 +108,7 @@ def fit(row: Row, rows: Rows, *, fraction: float, seed: int, how: How) -> Traine
     step_forward = _forward(how)
     position, weight = torch.arange(size, device=rows.device), torch.ones(size, device=rows.device)
     model.train()
+    skipped = torch.full((), progress.skipped, device=rows.device)
     clock, saved, warm = Clock(rows.device), time.monotonic(), progress.steps + WARM_UP_STEPS
     for step, chosen in order(len(rows), size, range(progress.steps, steps), seed=seed, device=rows.device):
         if step == warm:
@@ -124,10 +125,11 @@ def fit(row: Row, rows: Rows, *, fraction: float, seed: int, how: How) -> Traine
             precision=how.precision,
             forward=step_forward,
         )
-        progress.steps, progress.skipped = step + 1, progress.skipped + took.skipped
+        progress.steps, skipped = step + 1, skipped + took.skipped
         late = time.monotonic() > how.stop_at
         if late or progress.steps == steps or time.monotonic() - saved > how.checkpoint_seconds:
             clock.add_to(progress)
+            progress.skipped = int(skipped)
             _save(path, model, optimizer, progress)
             saved = time.monotonic()
         if late and progress.steps < steps:
@@ -136,10 +138,7 @@ def fit(row: Row, rows: Rows, *, fraction: float, seed: int, how: How) -> Traine
 
 
 def _forward(how: How) -> Forward:
-    if not how.compiled:
-        return forward
-    torch.compiler.reset()  # each model is compiled anew, and more than a few of one function are an error
-    return compiled_forward(cuda_graphs=how.cuda_graphs)
+    return compiled_forward(cuda_graphs=how.cuda_graphs) if how.compiled else forward
 
 
 def initial(row: Row, rows: Rows, seed: int) -> Model:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import files, progress, runtime
-from pipeline.config import ComputeConfig
 from pipeline.data.config import DataConfig
 from pipeline.data.images import BadImage, converted_shape, decode
 from pipeline.data.prepare import Part, Recipe, prepare_partition, rewrite_without
@@ -22,6 +21,7 @@ from pipeline.data.sources import open_source
 from pipeline.data.sources.base import Source
 from pipeline.data.split import SPLITS, copies_in_other_splits
 from pipeline.errors import UserError
+from pipeline.train.config import ComputeConfig
 
 
 def ingest(config: DataConfig, compute: ComputeConfig, out: Path) -> dict[str, Any]:

@@ -28,6 +28,10 @@ _CREDENTIALS = "credential", "token", "profile"
 Result = TypeVar("Result")
 
 
+class NoSuchObject(UserError):
+    """A place answers that it has no file of this name."""
+
+
 class Place(Protocol):
     """Files by their names within a folder of shards, wherever it is."""
 
@@ -116,9 +120,24 @@ class RemoteFolder:
         """Write the local file `source` there as `name`."""
 
         def put(files: Any, path: str, heard: "_Heard") -> None:
-            if self._url.partition("://")[0] not in _PACKAGES:  # a store of objects would make a bucket
+            if not self._has_objects:  # a store of objects would make a bucket
                 files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             files.put_file(str(source), path, callback=heard)
+
+        self._try(name, put)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write `data` there as `name`, whole or not at all."""
+
+        def put(files: Any, path: str, heard: "_Heard") -> None:
+            if self._has_objects:
+                files.pipe_file(path, data)
+                return
+            folder, _, last = path.rpartition("/")
+            temporary = f"{folder}/.{last}.{os.getpid()}.tmp"
+            files.makedirs(folder, exist_ok=True)
+            files.pipe_file(temporary, data)
+            files.mv(temporary, path)
 
         self._try(name, put)
 
@@ -128,11 +147,16 @@ class RemoteFolder:
     def names(self) -> list[str]:
         return sorted(self.details())
 
-    def details(self) -> dict[str, dict[str, Any]]:
-        """What the place says of each file: at least `size`, in bytes."""
-        found = self._try("", lambda files, path, heard: files.find(path, detail=True, refresh=True))
+    def details(self, folder: str = "") -> dict[str, dict[str, Any]]:
+        """What the place says of each file, or of those below `folder`: at least `size`, in bytes."""
+        found = self._try(folder, lambda files, path, heard: files.find(path, detail=True, refresh=True))
         start = len(self._root) + 1
         return {path[start:]: detail for path, detail in found.items()}
+
+    @property
+    def _has_objects(self) -> bool:
+        """Whether a put replaces an object as a whole, and there are no folders to make."""
+        return self._url.partition("://")[0] in _PACKAGES
 
     def _open(self) -> None:
         protocol = self._url.partition("://")[0]
@@ -228,7 +252,8 @@ def _raise_lasting(where: str, error: Exception) -> None:
     """Raise for what trying again does not mend; return for the rest.
 
     Raises:
-        UserError: there is no such object, or the place refuses.
+        NoSuchObject: there is no such object.
+        UserError: the place refuses.
         OSError: the local disk.
         Exception: a defect.
     """
@@ -236,7 +261,7 @@ def _raise_lasting(where: str, error: Exception) -> None:
     if number in _DISK:
         raise error
     if isinstance(error, FileNotFoundError):
-        raise UserError(f"{where}: no such object ({_reason(error)}); check the address, or upload it") from None
+        raise NoSuchObject(f"{where}: no such object ({_reason(error)}); check the address, or upload it") from None
     name = type(error).__name__.lower()
     if isinstance(error, PermissionError) or any(word in name for word in _CREDENTIALS):
         raise UserError(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from pipeline import files, progress, runtime
-from pipeline.config import ComputeConfig
 from pipeline.data import index_rows
 from pipeline.data.companions import write_lists
 from pipeline.data.config import ShardConfig
@@ -25,6 +24,7 @@ from pipeline.data.shard_writer import Group, ShardWriter
 from pipeline.data.split import SPLITS
 from pipeline.data.tar import Layout
 from pipeline.errors import UserError
+from pipeline.train.config import ComputeConfig
 
 GROUP_BYTES = 32 * 1024**2, 128 * 1024**2  # of raw tars, which a task holds in memory: least and most
 RUN_BYTES = 256 * 1024**2  # of pixels that a task sorts

@@ -28,6 +28,17 @@ Integers = NDArray[np.int64]
 # Rows, groups and pairs of disentanglement_lib's study, arXiv:1811.12359
 TRAIN_ROWS, TEST_ROWS, GROUP_ROWS = 10_000, 5_000, 64
 
+SCORES = (
+    "mig",
+    "modularity",
+    "dci_disentanglement",
+    "dci_completeness",
+    "dci_informativeness",
+    "sap",
+    "explicitness",
+    "factor_vae",
+    "beta_vae",
+)
 _MAX_ITERATIONS = 10_000  # enough to converge; where scikit-learn's default of 100 does too, the answer is the same
 
 
@@ -40,7 +51,7 @@ def disentanglement_scores(
     test_rows: int = TEST_ROWS,
     group_rows: int = GROUP_ROWS,
 ) -> dict[str, float]:
-    """All scores by name, each 0 to 1 and better when greater; a function of rows and seed.
+    """All of SCORES, each 0 to 1 and better when greater; a function of rows and seed.
 
     MIG, modularity, DCI, SAP and explicitness take `train_rows` rows drawn without replacement, and judge classifiers
     on `test_rows` others; FactorVAE and beta-VAE make as many points of groups of `group_rows` rows of all. Where

@@ -1,7 +1,8 @@
 """How far samples and reconstructions are from test images, measured between features of another network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,48 +15,91 @@ from vae_core.batch import Batch
 from vae_core.likelihoods import observe
 from vae_core.metrics.features import FeatureClassifier
 from vae_core.metrics.frechet import FeatureMoments, Moments, frechet_distance, kernel_distance
-from vae_core.models import HasPrior, Model
+from vae_core.models import Model
 from vae_core.noise import Noise
 from vae_core.priors import CodePrior
-from vae_core.sampling import reconstruct, sample
+from vae_core.sampling import can_sample, reconstruct, sample
 
 SUBSET_ROWS = 500
 KEPT = 500  # images decoded at once
 
+Extract: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def distance_names(
+    model: Model, config: EvaluateConfig, *, prior: CodePrior | None = None, classified: bool
+) -> list[str]:
+    """The names that `distances` may give; `classified`: there is a classifier."""
+    kinds = [*["classifier"] * classified, *["inception"] * (config.inception_weights is not None)]
+    made = ["reconstruction", *["sample"] * can_sample(model, prior)]
+    if config.feature_images < 2:
+        return []
+    return [f"{what}_{kind}_{name}" for kind in kinds for what in made for name in ("frechet", "kernel")]
+
 
 def distances(
-    model: Model, test: Split, config: EvaluateConfig, *, prior: CodePrior | None, classifier: FeatureClassifier | None
+    model: Model,
+    test: Split,
+    config: EvaluateConfig,
+    wanted: Collection[str],
+    *,
+    prior: CodePrior | None,
+    classifier: FeatureClassifier | None,
 ) -> dict[str, float]:
-    """`sample_*` and `reconstruction_*` distances to test images, in each kind of features that there is.
+    """The wanted ones of `sample_*` and `reconstruction_*` distances to test images, in two kinds of features.
 
     `classifier`: the classifier trained here; `inception`: torch-fidelity's, where its weights are given. Samples have
     the conditions of the same test images; a family without a prior has none.
     """
-    features: dict[str, Callable[[Tensor], Tensor]] = {}
-    if classifier is not None:
-        features["classifier"] = classifier.to(next(model.parameters()).device).features
-    if config.inception_weights is not None:
-        features["inception"] = inception_features(Path(config.inception_weights), next(model.parameters()).device)
+    possible = distance_names(model, config, prior=prior, classified=classifier is not None)
+    chosen = [name for name in possible if name in wanted]
     rows = min(config.feature_images, len(test))
-    if not features or rows < 2:
+    if not chosen or rows < 2:
         return {}
-    batches = list(_batches(test, rows, next(model.parameters()).device))
-    made = {"reconstruction": [_reconstructions(model, batch, config.seed, i) for i, batch in enumerate(batches)]}
-    if isinstance(model, HasPrior) or prior is not None or model.config.kind == "categorical":
-        made["sample"] = [
-            sample(model, len(batch.images), model.condition(batch), seed=config.seed + i, prior=prior)
-            for i, batch in enumerate(batches)
-        ]
+    device = next(model.parameters()).device
+    batches = list(_batches(test, rows, device))
     images = [batch.images.float() / 255 for batch in batches]
+    made = {what: _made(what, model, batches, config, prior) for what in _parts(chosen, 0)}
     figures: dict[str, float] = {}
-    for kind, extract in features.items():
-        real = torch.cat([extract(part).cpu() for part in images])
-        for what, parts in made.items():
-            fake = torch.cat([extract(part.float()).cpu() for part in parts])
-            figures[f"{what}_{kind}_frechet"] = frechet_distance(_moments(real), _moments(fake))
-            kernel = kernel_distance(real, fake, seed=config.seed, subset_rows=min(SUBSET_ROWS, rows))
-            figures[f"{what}_{kind}_kernel"] = kernel.mean
+    for kind in _parts(chosen, 1):
+        extract = _extract(kind, config, classifier, device)
+        real = _features(images, extract)
+        moments = _moments(real)
+        for what in made:
+            fake = _features(made[what], extract)
+            if (name := f"{what}_{kind}_frechet") in chosen:
+                figures[name] = frechet_distance(moments, _moments(fake))
+            if (name := f"{what}_{kind}_kernel") in chosen:
+                kernel = kernel_distance(real, fake, seed=config.seed, subset_rows=min(SUBSET_ROWS, rows))
+                figures[name] = kernel.mean
     return figures
+
+
+def _parts(names: Sequence[str], place: int) -> list[str]:
+    """Each word that stands at this place of a name, once."""
+    return list(dict.fromkeys(name.split("_")[place] for name in names))
+
+
+def _extract(kind: str, config: EvaluateConfig, classifier: FeatureClassifier | None, device: torch.device) -> Extract:
+    if kind == "inception":
+        return inception_features(Path(str(config.inception_weights)), device)
+    assert classifier is not None
+    return classifier.to(device).features
+
+
+def _made(
+    what: str, model: Model, batches: Sequence[Batch], config: EvaluateConfig, prior: CodePrior | None
+) -> list[Tensor]:
+    if what == "reconstruction":
+        return [_reconstructions(model, batch, config.seed, i) for i, batch in enumerate(batches)]
+    return [
+        sample(model, len(batch.images), model.condition(batch), seed=config.seed + i, prior=prior)
+        for i, batch in enumerate(batches)
+    ]
+
+
+def _features(images: Sequence[Tensor], extract: Extract) -> Tensor:
+    return torch.cat([extract(part.float()).cpu() for part in images])
 
 
 def _batches(test: Split, rows: int, device: torch.device) -> Iterator[Batch]:

@@ -12,10 +12,10 @@ from pipeline.data.loader import Split
 from vae_core.batch import Batch
 from vae_core.conditioning import Known
 from vae_core.likelihoods import observe
-from vae_core.models import CodeModel, ContinuousModel, HasPrior, Model
+from vae_core.models import CodeModel, ContinuousModel, Model
 from vae_core.noise import Noise
 from vae_core.priors import CodePrior
-from vae_core.sampling import interpolate, reconstruct, sample, transfer_style, traverse
+from vae_core.sampling import can_sample, interpolate, reconstruct, sample, transfer_style, traverse
 
 INTERPOLATED_PAIRS = 5
 TRAVERSED = 12  # dimensions at most, those of the widest spread first
@@ -30,7 +30,7 @@ def figures(model: Model, split: Split, config: EvaluateConfig, prior: CodePrior
     c = model.condition(batch)
     drawn = {"reconstructions": _reconstructions(model, batch.images, x, c, count)}
     drawn["interpolation"] = _interpolation(model, x, c, batch, count)
-    if isinstance(model, HasPrior) or prior is not None or model.config.kind == "categorical":
+    if can_sample(model, prior):
         drawn["samples"] = _samples(model, batch, config, prior)
     if isinstance(model, ContinuousModel):
         drawn["traversal"] = _traversal(model, x, c, count)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline import files
+from pipeline.config import fingerprint
 from pipeline.errors import UserError
 from vae_core.models import Model
 from vae_core.priors import CodePrior
@@ -38,6 +39,11 @@ def open_prior(directory: Path) -> CodePrior | None:
         raise UserError(
             f"{directory}: {error}; restore it with `dvc checkout`, or make it again with `dvc repro`"
         ) from None
+
+
+def digest(directory: Path) -> str:
+    """16 hex digits of the weights and configuration in a model's directory."""
+    return fingerprint([files.sha256(directory / name) for name in (WEIGHTS, CONFIG)])
 
 
 def same_model(one: Path, other: Path) -> bool:

@@ -98,10 +98,9 @@ def open_trained(params: Params, args: Namespace) -> Trained:
     import torch
 
     from pipeline import files
-    from pipeline.config import fingerprint
-    from pipeline.evaluate.models import open_model
+    from pipeline.evaluate.models import digest, open_model
     from pipeline.stages import MODELS
-    from vae_core.serialize import CONFIG, WEIGHTS
+    from vae_core.serialize import CONFIG
 
     directory, stage = MODELS / args.family / args.model, {"best": "tune", "baseline": "train"}[args.model]
     if not directory.is_dir():
@@ -111,8 +110,7 @@ def open_trained(params: Params, args: Namespace) -> Trained:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = open_model(directory).to(device)
-    digest = fingerprint([files.sha256(directory / name) for name in (WEIGHTS, CONFIG)])
-    return Trained(args.family, args.model, model, device, digest, files.read_json(directory / CONFIG))
+    return Trained(args.family, args.model, model, device, digest(directory), files.read_json(directory / CONFIG))
 
 
 def shards(params: Params) -> str | Path:

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.progress import say
 
 OUTPUTS = ("data", "models", "artifacts", "report", "results")
-UNTRACKED = "compute"  # where a stage runs, never what it computes
+UNTRACKED = ("compute", "tune.publish")  # where a stage runs and what it shows, never what it computes
 
 
 def main(params: Params, args: Namespace) -> None:
@@ -94,7 +94,7 @@ def modules(stage: str) -> list[str]:
 def parameters(stage: str) -> list[str]:
     """The keys of params.yaml that a stage reads: every `params.…` in its file, `[family]` as DVC's template."""
     tree = ast.parse(Path(ROOT, "pipeline", "stages", f"{stage}.py").read_text(encoding="utf-8"))
-    keys = {key for key in _reads(tree) if key.split(".")[0] != UNTRACKED}
+    keys = {key for key in _reads(tree) if not any(f"{key}.".startswith(f"{name}.") for name in UNTRACKED)}
     return sorted(key for key in keys if not any(key.startswith(f"{other}.") for other in keys))
 
 

@@ -106,21 +106,19 @@ def _prior(trained: _shown.Trained, temperature: float) -> "CodePrior | None":
     Raises:
         UserError: it needs one and there is none, or one of another model; or it cannot be sampled from at all.
     """
-    from vae_core.models import CodeModel, HasPrior
-    from vae_core.models.categorical import Categorical
+    from vae_core.models import CodeModel
+    from vae_core.sampling import can_sample
 
     model = trained.model
-    if isinstance(model, HasPrior):
+    if can_sample(model):  # the prior is part of what it was trained on
+        if isinstance(model, CodeModel) and temperature != 1:
+            raise UserError(f"--temperature: the prior of {trained.family} is uniform and has none; leave it out")
         return None
     if not isinstance(model, CodeModel):
         raise UserError(
             f"--family {trained.family}: a model of kind {model.config.kind} has no prior to draw from; name a family "
             "of another kind, or use `interpolate`"
         )
-    if isinstance(model, Categorical):  # its own prior is part of what it was trained on
-        if temperature != 1:
-            raise UserError(f"--temperature: the prior of {trained.family} is uniform and has none; leave it out")
-        return None
     return _learned_prior(trained)
 
 

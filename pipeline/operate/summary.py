@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import files
-from pipeline.__main__ import TIMINGS
+from pipeline.__main__ import timings
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.stages import RESULTS
@@ -15,7 +15,7 @@ STAGES = ("ingest", "shard", "features", "train", "tune", "prior", "evaluate", "
 
 
 def main(params: Params, args: Namespace) -> None:
-    print("\n".join([*_scores(params.families), "", *_times(Path(params.compute.storage) / TIMINGS), "", _report()]))
+    print("\n".join([*_scores(params.families), "", *_times(timings(params.compute.storage)), "", _report()]))
 
 
 def _scores(families: tuple[str, ...]) -> Iterator[str]:

@@ -8,20 +8,21 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from pipeline import files
 from pipeline.closure import code_fingerprint
 from pipeline.config import PriorConfig, fingerprint
-from pipeline.errors import UserError
+from pipeline.errors import Diverged
+from pipeline.evaluate.models import digest
 from pipeline.prior.codes import Coded
 from pipeline.progress import track
 from pipeline.train import checkpoints
+from pipeline.train.folders import Folder, Place, open_folder
 from vae_core.metrics.means import Means
 from vae_core.models import CodeModel
 from vae_core.noise import Noise
 from vae_core.priors import CodePrior, build_prior, prior_step
 from vae_core.schedules import value_at
-from vae_core.serialize import CONFIG, WEIGHTS, dump_tensors
-from vae_core.training import make_optimizer
+from vae_core.serialize import dump_tensors
+from vae_core.training import make_optimizer, with_dropout
 
 VALIDATION_BATCH = 500
 MAX_SKIPPED_STEPS = 10
@@ -56,14 +57,14 @@ class PriorRun:
             num_codes=model.num_codes,
             condition_dim=model.condition_dim,
             condition_dropout=model.config.condition_dropout,
-            model=fingerprint([files.sha256(directory / name) for name in (WEIGHTS, CONFIG)]),
+            model=digest(directory),
             data=data,
             code=code_fingerprint(__name__),
         )
 
     @property
     def name(self) -> str:
-        """The run's directory name."""
+        """The end of its folder's name, after the family."""
         return f"prior-{fingerprint(self)}"
 
     @property
@@ -94,19 +95,20 @@ def train_prior(
     run: PriorRun,
     train: Coded,
     val: Coded,
-    directory: Path,
+    folder: Place,
     *,
     checkpoint_every_steps: int,
     what: str,
     device: torch.device | None = None,
 ) -> Trained:
-    """Train `run` to the end, resuming from the newest checkpoint in `directory`.
+    """Train `run` to the end, resuming from the newest checkpoint in `folder`.
 
     Raises:
-        UserError: more steps than allowed had a loss or gradient that was not finite.
+        Diverged: more steps than allowed had a loss or gradient that was not finite.
+        StorageFailed: a checkpoint could not be written.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loop = _Loop(run, train, val, directory, device)
+    loop = _Loop(run, train, val, open_folder(folder), device)
     loop.resume()
     left = range(loop.step, loop.total_steps)
     for _ in track(left, total=len(left), what=what, unit="steps"):
@@ -121,24 +123,25 @@ def train_prior(
 class _Loop:
     """The state of a run."""
 
-    def __init__(self, run: PriorRun, train: Coded, val: Coded, directory: Path, device: torch.device) -> None:
+    def __init__(self, run: PriorRun, train: Coded, val: Coded, folder: Folder, device: torch.device) -> None:
         self.run, self.config, self.device = run, run.config, device
-        self.train, self.val, self.directory = train, val, directory
+        self.train, self.val, self.folder = train, val, folder
         self.steps_per_epoch = math.ceil(len(train) / run.config.global_batch_size)
         self.total_steps = run.config.epochs * self.steps_per_epoch
         self.prior = run.build().to(device)
         self.optimizer = make_optimizer(self.prior, learning_rate=1.0)  # each step sets its own
         self.means = Means()
         self.epochs: list[dict[str, dict[str, float]]] = []
-        self.step = self.skipped = 0
+        self.step, self.skipped = 0, torch.zeros((), dtype=torch.int64, device=device)
         self._order: tuple[int, Tensor] | None = None
 
     def resume(self) -> None:
         """Restore the newest checkpoint."""
-        found = checkpoints.latest(self.directory / "checkpoints")
+        found = checkpoints.latest(self.folder.sub("checkpoints"))
         if found is not None:
             found.restore(self.prior, self.optimizer)
-            self.step, self.skipped, self.epochs = (found.state[name] for name in ("step", "skipped", "epochs"))
+            self.step, self.epochs = found.state["step"], found.state["epochs"]
+            self.skipped.fill_(found.state["skipped"])
             self.means.load_state_dict(found.state["means"])
 
     def advance(self) -> None:
@@ -148,13 +151,11 @@ class _Loop:
         rows = self._rows_of(epoch)[place * size : (place + 1) * size]
         codes, condition = self.train.rows(rows, self.device)
         noise = self._noise("train", self.step, len(rows))
-        if condition is not None and self.run.condition_dropout > 0:
-            condition = condition * (noise.uniform("condition", 1) >= self.run.condition_dropout)
         weight = torch.ones(len(rows), device=self.device)
         done = prior_step(
             self.prior,
             codes,
-            condition,
+            with_dropout(condition, self.run.condition_dropout, noise),
             self.optimizer,
             noise=noise,
             row_weight=weight,
@@ -162,29 +163,29 @@ class _Loop:
             max_grad_norm=self.config.max_grad_norm,
         )
         self.step += 1
-        if done.skipped:
-            self._skip()
-        else:
-            self.means.add(_figures(done.nll), weight)
+        self.skipped += done.skipped
+        self.means.add(_figures(done.nll), weight * ~done.skipped)
 
     def end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, write a checkpoint."""
+        self._check_skipped()
         figures = self._validate()
         if not math.isfinite(figures["nll_nats"]):
             self._diverged("the validation cost is not finite")
         self.epochs.append({"train": self.means.compute(), "val": figures})
         self.means = Means()
         if self._best_epoch() == len(self.epochs) - 1:
-            files.write_bytes(self._weights(len(self.epochs) - 1), dump_tensors(self.prior.state_dict()))
+            self.folder.write(_weights(len(self.epochs) - 1), dump_tensors(self.prior.state_dict()))
         self.save()
 
     def save(self) -> None:
-        state = {"means": self.means.state_dict(), "epochs": self.epochs, "skipped": self.skipped}
-        checkpoints.save(self.directory / "checkpoints", self.step, self.prior, self.optimizer, state)
+        skipped = self._check_skipped()
+        state = {"means": self.means.state_dict(), "epochs": self.epochs, "skipped": skipped}
+        checkpoints.save(self.folder.sub("checkpoints"), self.step, self.prior, self.optimizer, state)
 
     def finished(self) -> Trained:
         best = self._best_epoch()
-        return Trained(weights=self._weights(best).read_bytes(), best_epoch=best, epochs=self.epochs)
+        return Trained(weights=self.folder.read(_weights(best)), best_epoch=best, epochs=self.epochs)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -198,10 +199,6 @@ class _Loop:
         costs = [epoch["val"]["nll_nats"] for epoch in self.epochs]
         return costs.index(min(costs))
 
-    def _weights(self, epoch: int) -> Path:
-        """Of an epoch that was the best so far. One file each: an earlier checkpoint may still name an earlier one."""
-        return self.directory / "best" / f"epoch-{epoch:06d}.safetensors"
-
     def _rows_of(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             generator = Noise(seed=self.config.seed, scope="prior", step=epoch, position=torch.empty(0), rows=0)
@@ -212,13 +209,15 @@ class _Loop:
         position = torch.arange(rows, device=self.device)
         return Noise(seed=self.config.seed, scope=f"prior/{scope}", step=step, position=position, rows=rows)
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        if self.skipped > MAX_SKIPPED_STEPS:
-            self._diverged(f"loss or gradient not finite, {self.skipped} steps skipped")
+    def _check_skipped(self) -> int:
+        """How many steps were skipped: to know that is to wait for the device."""
+        skipped = int(self.skipped)
+        if skipped > MAX_SKIPPED_STEPS:
+            self._diverged(f"loss or gradient not finite, {skipped} steps skipped")
+        return skipped
 
     def _diverged(self, how: str) -> NoReturn:
-        raise UserError(
+        raise Diverged(
             f"prior: step {self.step}: {how}; lower prior.learning_rate or prior.max_grad_norm in params.yaml"
         )
 
@@ -235,6 +234,11 @@ def metrics(run: PriorRun, trained: Trained, uniform_nats: float) -> dict[str, A
         **best,
         "nll_nats": costs,
     }
+
+
+def _weights(epoch: int) -> str:
+    """File of an epoch that was the best so far. One each: an earlier checkpoint may still name an earlier one."""
+    return f"best/epoch-{epoch:06d}.safetensors"
 
 
 def _figures(nll: Tensor) -> dict[str, Tensor]:

@@ -26,7 +26,10 @@ CURVES = (
     "val_distortion_nats",
     "val_rate_nats",
 )
-TRIALS = ("trial", "status", "epochs", "val_neg_elbo_nats", "val_distortion_nats", "val_rate_nats", "best")
+TRIALS = (
+    "trial", "status", "epochs", "val_neg_elbo_nats", "val_distortion_nats", "val_rate_nats", "metric", "best", "pareto"
+)  # fmt: skip
+SWEEP = ("rate_distortion", "parallel_coordinates", "importance")
 STATISTICS = ("mean", "std", "min", "max")
 FIGURES = ("reconstructions", "samples", "interpolation", "traversal", "style", "codes")
 
@@ -74,12 +77,17 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Everything that was computed for one family."""
+    """Everything that was computed for one family.
+
+    Attributes:
+        objectives: the validation figures that the sweep was judged by; the first decided.
+    """
 
     name: str
     curves: Sequence[Row]
     trials: Sequence[Row]
-    sweep: Picture
+    objectives: Sequence[str]
+    sweep: Mapping[str, Picture]
     metrics: Mapping[str, Mapping[str, Any]]
     figures: Mapping[str, Picture]
     findings: Sequence[Mapping[str, str]]
@@ -124,7 +132,8 @@ def read_family(name: str, root: Path) -> Family:
         name=name,
         curves=_table(root, f"results/train/{name}/curves.tsv", "\t", CURVES),
         trials=_table(root, f"results/tune/{name}/trials.csv", ",", TRIALS),
-        sweep=_picture(root, f"results/tune/{name}/rate_distortion.png"),
+        objectives=tuple(Json.read(root, f"results/tune/{name}/best.json").content),
+        sweep={figure: _picture(root, f"results/tune/{name}/{figure}.png") for figure in SWEEP},
         metrics={which: results.at(which, "test") for which in ("baseline", "best")},
         figures=dict(_figures(root, f"results/evaluate/{name}")),
         findings=Json.read(root, f"results/diagnosis/{name}.json").content,

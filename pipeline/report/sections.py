@@ -9,11 +9,10 @@ from markupsafe import Markup
 
 from pipeline.kinds import KINDS
 from pipeline.report.figures import curve_chart
-from pipeline.report.inputs import TRIALS, Family, Row
+from pipeline.report.inputs import Family, Row
+from pipeline.report.sweep import CHARTS, number, sweep_section
 from pipeline.report.vocabulary import ABSENT, FILES, METRICS, NATS, PARITY, figure, in_order, is_number, written
 from vae_core.metrics.primary import primary
-
-CHARTS = {"neg_elbo": "Negative ELBO, β = 1", "distortion": "Distortion", "rate": "Rate"}
 
 CAPTIONS = {
     "reconstructions": (
@@ -36,7 +35,7 @@ CAPTIONS = {
 
 def family_section(family: Family) -> Mapping[str, Any]:
     slug = "family-" + re.sub(r"[^A-Za-z0-9_-]+", "-", family.name)
-    swept = [column for column in family.trials[0] if column not in TRIALS]
+    sweep = sweep_section(family)
     return {
         "name": family.name,
         "slug": slug,
@@ -44,19 +43,15 @@ def family_section(family: Family) -> Mapping[str, Any]:
         "likelihood": family.model.get("likelihood", ""),
         "conditional": family.model.get("condition", "none") != "none",
         "vector_quantised": family.model.get("kind") in ("vqvae", "vqvae2"),
-        "has_rate": primary(family.metrics["best"]) == "neg_elbo_nats",
         "findings": family.findings,
         "headline": _headline(family),
         "charts": list(_charts(family, slug)),
         "epochs": len(family.curves),
         "sampled": "samples" in family.figures,
         "figures": [(*CAPTIONS[name], picture) for name, picture in family.figures.items()],
-        "sweep": family.sweep,
-        "swept": swept,
-        "trials": [_trial(row, swept) for row in sorted(family.trials, key=_trained_longest_then_lowest)],
-        "baseline_won": any(row["best"] == "true" and row["status"] == "baseline" for row in family.trials),
+        "sweep": sweep,
         "metrics": list(_comparison(family.metrics)),
-        "config": list(_configuration(family, swept)),
+        "config": list(_configuration(family, sweep["swept"])),
         "parity": [(metric, figure(family.parity[key], metric.decimals)) for key, metric in _numbers(family.parity)],
         "artifact": [{"name": name, "bytes": count, "what": FILES.get(name, "")} for name, count in family.artifact],
         "lineage": family.lineage,
@@ -100,10 +95,10 @@ def _headline(family: Family) -> Mapping[str, str]:
 def _charts(family: Family, slug: str) -> Iterator[Mapping[str, Any]]:
     epochs = [int(row["epoch"]) for row in family.curves]
     for key, label in CHARTS.items():
-        train = [_number(row, f"train_{key}_nats") for row in family.curves]
+        train = [number(row, f"train_{key}_nats") for row in family.curves]
         if not all(map(math.isfinite, train)):  # a family without a prior has a distortion alone
             continue
-        validation = [_number(row, f"val_{key}_nats") for row in family.curves]
+        validation = [number(row, f"val_{key}_nats") for row in family.curves]
         yield {
             "label": label,
             "svg": curve_chart(epochs, train, validation, name=f"{slug}-{key}"),
@@ -112,26 +107,6 @@ def _charts(family: Family, slug: str) -> Iterator[Mapping[str, Any]]:
             f"training from {written(train[0], 2)} to {written(train[-1], 2)}, "
             f"validation from {written(validation[0], 2)} to {written(validation[-1], 2)}.",
         }
-
-
-def _trained_longest_then_lowest(row: Row) -> tuple[float, float]:
-    """Trials stopped early compare only among themselves, so they come after those that went on."""
-    epochs, value = _number(row, "epochs"), _number(row, "val_neg_elbo_nats")
-    if not math.isfinite(value):  # a family without a prior
-        value = _number(row, "val_distortion_nats")
-    return (-epochs, value) if math.isfinite(value) else (math.inf, math.inf)
-
-
-def _trial(row: Row, swept: Sequence[str]) -> Mapping[str, Any]:
-    values = [figure(_number(row, f"val_{key}_nats"), 2) for key in CHARTS]
-    return {
-        "name": row["trial"],
-        "status": row["status"],
-        "epochs": row["epochs"],
-        "settings": [row[key].replace("-", "−") if _is_numeral(row[key]) else row[key] for key in swept],
-        "values": values,
-        "best": row["best"] == "true",
-    }
 
 
 def _comparison(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -187,14 +162,3 @@ def _text(value: Any) -> str:
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The numeric entries with what is known of them, in a fixed order."""
     return in_order((key for key, value in values.items() if is_number(value)), {**METRICS, **PARITY})
-
-
-def _number(row: Row, column: str) -> float:
-    try:
-        return float(row[column])
-    except ValueError:
-        return math.nan
-
-
-def _is_numeral(text: str) -> bool:
-    return re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) is not None

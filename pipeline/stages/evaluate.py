@@ -1,6 +1,6 @@
 """measure one family's baseline and best model on the whole test split, draw pictures, say what stands out"""
 
-from pipeline import files, runtime
+from pipeline import files
 from pipeline.config import Params
 from pipeline.data.loader import open_split
 from pipeline.evaluate.classifier import open_classifier
@@ -15,7 +15,6 @@ from vae_core.metrics.primary import primary
 
 
 def main(params: Params, family: str | None) -> None:
-    runtime.end_with_dvc()
     family = required(family)
     config, models, out = params.evaluate, MODELS / family, RESULTS / "evaluate"
     train, test = (open_split(SHARDS, name, params.compute.read) for name in ("train", "test"))

@@ -1,6 +1,6 @@
 """write one family's best model as safetensors and ONNX with a model card -> artifacts/F"""
 
-from pipeline import files, runtime
+from pipeline import files
 from pipeline.config import Params
 from pipeline.data.loader import open_split
 from pipeline.export.artifacts import export
@@ -9,7 +9,6 @@ from pipeline.stages import ARTIFACTS, MODELS, RESULTS, SHARDS, required
 
 
 def main(params: Params, family: str | None) -> None:
-    runtime.end_with_dvc()
     family = required(family)
     scores = files.read_json(RESULTS / "evaluate" / f"{family}.json")
     split = open_split(SHARDS, "test", params.compute.read)

@@ -1,6 +1,5 @@
 """train the classifier in whose features distances between images are taken -> data/features"""
 
-from pipeline import runtime
 from pipeline.config import Params
 from pipeline.data.loader import open_split
 from pipeline.evaluate.classifier import write_classifier
@@ -9,7 +8,6 @@ from pipeline.stages import FEATURES, SHARDS
 
 
 def main(params: Params, family: str | None) -> None:
-    runtime.end_with_dvc()
     train, test = (open_split(SHARDS, name, params.compute.read) for name in ("train", "test"))
     metrics = write_classifier(train, test, params.features, FEATURES)
     result = metrics.get("why") or f"test accuracy {metrics['test_accuracy']}"

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from pipeline import progress, runtime
+from pipeline import progress
 from pipeline.config import Params
 from pipeline.data.ingest import ingest
 
 
 def main(params: Params, family: str | None) -> None:
-    runtime.end_with_dvc()
     facts = ingest(params.data, params.compute, Path("data"))
     counts = ", ".join(f"{split} {count:,}" for split, count in facts["counts"].items())
     columns = f"{len(facts['classes'])} classes, {len(facts['attributes'])} attributes, embedding {facts['embedding']}"

@@ -7,13 +7,11 @@ from pipeline.files import write_text
 from pipeline.progress import say
 from pipeline.report.page import render_report
 from pipeline.report.vocabulary import size
-from pipeline.runtime import end_with_dvc
 
 PAGE = Path("report/index.html")
 
 
 def main(params: Params, family: str | None) -> None:
-    end_with_dvc()
     page = render_report(params.families, params.report, Path())
     write_text(PAGE, page)
     say(f"report: {PAGE} ({size(len(page.encode()))}); open it in a browser, it needs no network")

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from pipeline import runtime
 from pipeline.config import Params
 from pipeline.data.shards import write_shards
 
 
 def main(params: Params, family: str | None) -> None:
-    runtime.end_with_dvc()
     write_shards(Path("data"), params.shard, params.compute)

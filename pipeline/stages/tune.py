@@ -1,33 +1,37 @@
-"""sweep one family with Ray Tune; the best by validation ELBO, baseline included: -> models/F/best"""
+"""sweep one family with Ray Tune; the best on validation, baseline included: -> models/F/best"""
 
-import shutil
-from pathlib import Path
-
-from pipeline import runtime
-from pipeline.config import Params, fingerprint
+from pipeline.config import Params
 from pipeline.progress import say
-from pipeline.stages import MODELS, RESULTS, SHARDS, required
+from pipeline.stages import FEATURES, MODELS, RESULTS, SHARDS, required
+from pipeline.train.lock import exclusive
+from pipeline.train.retention import forget_oldest
 from pipeline.train.run import TrainRun
+from pipeline.tune.experiments import publish_experiments
+from pipeline.tune.packing import packed
+from pipeline.tune.plan import plan
 from pipeline.tune.publish import publish_sweep
-from pipeline.tune.search import plan, search
-from pipeline.tune.space import current
+from pipeline.tune.search import search
+from pipeline.tune.trials import end
 
 
 def main(params: Params, family: str | None) -> None:
-    runtime.end_with_dvc()
     family = required(family)
-    config, space = params.tune.search, params.tune.spaces[family]
-    baseline = TrainRun.of(params.models[family], params.train, SHARDS, params.compute)
-    storage = Path(params.compute.storage).resolve() / f"sweep-{fingerprint((baseline.name, config, space))}"
-    with runtime.exclusive(storage):
-        trials = plan(baseline, config, space, storage)
-        search(trials, config, params.compute, storage=storage, what=f"tune {family}")
-        best = publish_sweep(
-            trials,
-            MODELS / family / "baseline",
-            current(baseline.model, space),
-            MODELS / family / "best",
-            RESULTS / "tune" / family,
-        )
-    shutil.rmtree(storage)
-    say(f"best of {len(trials)} trials and the baseline: {best}; table: {RESULTS / 'tune' / family / 'trials.csv'}")
+    baseline, results = MODELS / family / "baseline", RESULTS / "tune" / family
+    sweep = plan(
+        family,
+        TrainRun.of(params.models[family], params.train, SHARDS, params.compute),
+        baseline,
+        search=params.tune.search,
+        space=params.tune.spaces[family],
+        metric=params.tune.metric,
+        compute=params.compute,
+        features=FEATURES,
+    )
+    with exclusive(sweep.folder):
+        with packed(params.compute) as trainer:
+            trials = search(sweep, trainer)
+        best = publish_sweep(sweep, trials, baseline, MODELS / family / "best", results)
+        end(sweep, best)
+    publish_experiments(sweep, trials, count=params.tune.publish)
+    forget_oldest(params.compute.storage, params.compute.keep_runs)
+    say(f"best of {len(trials)} trials and the baseline: {best}; table: {results / 'trials.csv'}")

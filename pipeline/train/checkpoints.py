@@ -1,93 +1,189 @@
-"""Checkpoints of a run: a directory each, complete or absent. No pickle."""
+"""Checkpoints of a run: a file each, complete or absent, named by its content. No pickle."""
 
+import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load
+from safetensors.torch import save as dump
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline import files
+from pipeline.train.folders import Folder, Place, open_folder
 from vae_core.averaging import WeightAverage
 from vae_core.serialize import dump_tensors
 
 KEEP = 2  # the newest, and the one before in case the newest was damaged
-DIGESTS, AVERAGE = "digests.json", "average.safetensors"
+BEST_STEP = "best_step"
+NAME = re.compile(r"step-(\d{9,})-([0-9a-f]{16})\.safetensors")
+MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "average."
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds, copied, so that it can be written while training goes on."""
+
+    step: int
+    tensors: dict[str, Tensor] = field(repr=False)
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: every file is there and has its digest."""
+    """A complete checkpoint: its content is what its name says."""
 
-    path: Path
+    name: str
     state: dict[str, Any]
+    tensors: dict[str, Tensor] = field(repr=False)
 
     @property
     def weights(self) -> bytes:
         """The weights that the run is judged by, as safetensors: their average where it keeps one."""
-        average = self.path / AVERAGE
-        return (average if average.exists() else self.path / "model.safetensors").read_bytes()
+        return dump_tensors(self._part(AVERAGE) or self._part(MODEL))
 
     def restore(self, model: nn.Module, optimizer: Optimizer, average: WeightAverage | None = None) -> None:
         """Put weights, optimizer and the average of the weights back as they were."""
         if average:
-            average.model.load_state_dict(load((self.path / AVERAGE).read_bytes()))
+            average.model.load_state_dict(self._part(AVERAGE))
             average.updates = self.state["average_updates"]
-        model.load_state_dict(load((self.path / "model.safetensors").read_bytes()))
-        _restore_optimizer(optimizer, load((self.path / "optimizer.safetensors").read_bytes()))
+        model.load_state_dict(self._part(MODEL))
+        _restore_optimizer(optimizer, self._part(OPTIMIZER))
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): self.tensors[name] for name in self.tensors if name.startswith(prefix)}
 
 
 def save(
-    directory: Path,
+    folder: Place,
     step: int,
     model: nn.Module,
     optimizer: Optimizer,
     state: Mapping[str, Any],
     average: WeightAverage | None = None,
-) -> Path:
-    """Write the checkpoint of `step`, and keep it and the one before; any of a later step was damaged."""
+) -> None:
+    """Write the checkpoint of `step` at once; `write` says what is kept.
+
+    Raises:
+        StorageFailed: the disk is full or the store does not answer; the earlier checkpoints are as they were.
+    """
+    write(folder, snapshot(step, model, optimizer, state, average))
+
+
+def snapshot(
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: Mapping[str, Any],
+    average: WeightAverage | None = None,
+) -> Snapshot:
+    """A copy, on the CPU, of all that `step` left.
+
+    Args:
+        state: JSON. `best_step`, where it has one, is the step of the checkpoint with the best validation figure so
+            far, this one included: that one is kept too.
+    """
     if average:
         state = {**state, "average_updates": average.updates}
-    contents = {
-        "model.safetensors": dump_tensors(model.state_dict()),
-        "optimizer.safetensors": dump_tensors(_optimizer_tensors(optimizer)),
-        "state.json": json.dumps({"step": step, **state}, allow_nan=False).encode(),
+    tensors = {
+        **_named(MODEL, model.state_dict()),
+        **_named(OPTIMIZER, _optimizer_tensors(optimizer)),
+        **_named(AVERAGE, average.model.state_dict() if average else {}),
     }
-    if average:
-        contents[AVERAGE] = dump_tensors(average.model.state_dict())
-    path = directory / f"step-{step:09d}"
-    with files.new_directory(path) as temporary:
-        for name, data in contents.items():
-            (temporary / name).write_bytes(data)
-        files.write_json(temporary / DIGESTS, {name: files.sha256(temporary / name) for name in contents})
-    kept = [other for other in _paths(directory) if other <= path][-KEEP:]
-    for other in set(_paths(directory)) - set(kept):
-        shutil.rmtree(other)
-    return path
+    return Snapshot(step, tensors, {"step": step, **state})
 
 
-def latest(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint that is complete and undamaged; a damaged one is passed over with a warning."""
-    for path in reversed(_paths(directory)):
+def write(folder: Place, snapshot: Snapshot) -> None:
+    """Write a checkpoint, and keep it, the one before and the best; any of a later step was damaged.
+
+    Args:
+        folder: that of the checkpoints. Its one writer calls this.
+
+    Raises:
+        StorageFailed: the disk is full or the store does not answer; the earlier checkpoints are as they were.
+    """
+    folder = open_folder(folder)
+    data = dump(snapshot.tensors, {"state": json.dumps(snapshot.state, allow_nan=False)})
+    name = f"step-{snapshot.step:09d}-{_digest(data)}.safetensors"
+    folder.write(name, data)
+    others = [other for other in _newest_first(folder) if step_of(other) < snapshot.step]
+    kept = {name, *others[: KEEP - 1], *_of_step(others, snapshot.state.get(BEST_STEP))}
+    folder.remove(*(other for other in _newest_first(folder) if other not in kept))
+
+
+def latest(folder: Place) -> Checkpoint | None:
+    """The newest checkpoint that is undamaged; a damaged one is passed over with a warning.
+
+    Raises:
+        StorageFailed: the disk or the store cannot be read.
+    """
+    folder = open_folder(folder)
+    return _first_whole(folder, _newest_first(folder))
+
+
+def best(folder: Place) -> Checkpoint | None:
+    """That with the best validation figure, where the newest one names it and it is undamaged."""
+    folder = open_folder(folder)
+    newest = latest(folder)
+    step = newest.state.get(BEST_STEP) if newest else None
+    return _first_whole(folder, _of_step(_newest_first(folder), step))
+
+
+def step_of(name: str) -> int:
+    """The step of a checkpoint, from the name of its file; -1: the file is none."""
+    match = NAME.fullmatch(name.rpartition("/")[2])
+    return int(match[1]) if match else -1
+
+
+def is_whole(name: str, data: bytes) -> bool:
+    """Whether the content of a checkpoint's file is what its name says."""
+    match = NAME.fullmatch(name.rpartition("/")[2])
+    return match is not None and match[2] == _digest(data)
+
+
+def _first_whole(folder: Folder, names: Iterable[str]) -> Checkpoint | None:
+    for name in names:
         try:
-            digests = files.read_json(path / DIGESTS)
-            damaged = [name for name, digest in digests.items() if files.sha256(path / name) != digest]
-            state = files.read_json(path / "state.json")
-        except (OSError, ValueError) as error:
-            damaged = [str(error)]
-        if not damaged:
-            return Checkpoint(path, state)
-        logging.getLogger(__name__).warning("%s: damaged (%s); going back to the one before", path, damaged[0])
+            data = folder.read(name)
+        except FileNotFoundError:  # the writer has removed it meanwhile
+            continue
+        if is_whole(name, data):
+            with suppress(ValueError, LookupError, TypeError, SafetensorError):  # another file of such a name
+                return Checkpoint(name, _state(data), load(data))
+        logging.getLogger(__name__).warning("%s/%s: damaged; going back to the one before", folder.location, name)
     return None
 
 
-def _paths(directory: Path) -> list[Path]:
-    return sorted(directory.glob("step-*"))
+def _newest_first(folder: Folder) -> list[str]:
+    return sorted((name for name in folder.names("step-") if NAME.fullmatch(name)), key=_order, reverse=True)
+
+
+def _order(name: str) -> tuple[int, str]:
+    return step_of(name), name
+
+
+def _of_step(names: Iterable[str], step: int | None) -> list[str]:
+    return [name for name in names if step_of(name) == step]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _state(data: bytes) -> dict[str, Any]:
+    """The state in the header of safetensors: its length in 8 bytes, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    state: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
+    return state
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -3,82 +3,95 @@
 import math
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.optim import Optimizer
 
 from pipeline.data.loader import Loader, Split
-from pipeline.errors import UserError
+from pipeline.errors import Diverged, UserError
 from pipeline.train import checkpoints
+from pipeline.train.folders import Folder, Place, open_folder
+from pipeline.train.learner import Learner
+from pipeline.train.leaving import Watch
 from pipeline.train.run import TrainRun
+from pipeline.train.saving import Saver
+from pipeline.train.skips import Skips
+from pipeline.train.speed import Speed
 from pipeline.train.tracking import MetricLog
 from vae_core import distributed
-from vae_core.averaging import WeightAverage
 from vae_core.batch import Batch
 from vae_core.config import DataSpec
 from vae_core.metrics.means import Means
+from vae_core.metrics.primary import primary
 from vae_core.models import Model, build_model
 from vae_core.noise import Noise
-from vae_core.schedules import value_at
-from vae_core.training import Forward, Joined, Step, compiled_forward, eval_step, forward, make_optimizer, train_step
+from vae_core.training import check_divisible, eval_step
 
 VALIDATION_BATCH = 512
 LOG_EVERY_STEPS = 100
-SAMPLES_NAMED = 5
 
 OnEpoch: TypeAlias = Callable[[int, dict[str, float]], None]
 
 
 def train(
     run: TrainRun,
-    directory: Path,
+    folder: Place,
     *,
     on_epoch: OnEpoch,
     checkpoint_every_steps: int,
     device: torch.device | None = None,
     epochs: int | None = None,
+    leaving: Callable[[], bool] | None = None,
+    max_rows: int | None = None,
 ) -> None:
-    """Train `run` to the end, or to `epochs`, resuming from the newest checkpoint in `directory`.
+    """Train `run` to the end, or to `epochs`, resuming from the newest checkpoint in `folder`.
 
-    Every rank calls it. `on_epoch(epoch, validation figures)` is called on every rank after each epoch, once its
-    checkpoint is on disk, and for the epochs that an earlier attempt finished, before training goes on.
+    Every rank calls it. `on_epoch(epoch, validation figures)` is called on every rank after each epoch, and for the
+    epochs that an earlier attempt finished before training goes on. Checkpoints are written meanwhile; the last one is
+    on disk before the last call.
+
+    Args:
+        leaving: whether this rank's node is about to go; asked on every rank at the same steps, every few seconds.
+            Where one says so, a checkpoint is written at once.
+        max_rows: of one forward pass of this rank; of more, the gradients are added up. Changes rounding alone.
 
     Raises:
-        UserError: the shards are damaged, the model does not fit the data, or the run diverged.
+        Diverged: more steps than allowed, or a figure, were not finite.
+        StorageFailed: a checkpoint or a figure could not be written.
+        UserError: the shards are damaged, or the model does not fit the data or `max_rows`.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loop = _Loop(run, directory, device, checkpoint_every_steps)
-    for epoch, figures in enumerate(loop.resume()):
-        on_epoch(epoch, figures)
-    while loop.epochs_done < (epochs or run.train.epochs):
-        epoch = loop.epochs_done
-        on_epoch(epoch, loop.epoch(epoch))
+    loop = _Loop(run, open_folder(folder), device, checkpoint_every_steps, max_rows)
+    last = epochs or run.train.epochs
+    with loop.saver:
+        for epoch, figures in enumerate(loop.resume()):
+            on_epoch(epoch, figures)
+        watch = Watch(leaving, loop.step)
+        if loop.epochs_done < last:
+            loop.rehearse()
+        while loop.epochs_done < last:
+            epoch = loop.epochs_done
+            figures = loop.epoch(epoch, watch, is_last=epoch + 1 == last)
+            on_epoch(epoch, figures)
 
 
 class _Loop:
     """The state of one rank."""
 
-    def __init__(self, run: TrainRun, directory: Path, device: torch.device, checkpoint_every_steps: int) -> None:
-        self.run, self.config, self.device = run, run.train, device
+    def __init__(
+        self, run: TrainRun, folder: Folder, device: torch.device, checkpoint_every_steps: int, max_rows: int | None
+    ) -> None:
+        self.run, self.config, self.device, self.folder = run, run.train, device, folder
         self.checkpoint_every_steps = checkpoint_every_steps
-        self.checkpoints = directory / "checkpoints"
-        self.log = MetricLog(directory)
+        self.checkpoints = folder.sub("checkpoints")
+        self.log, self.saver, self.speed = MetricLog(folder), Saver(self._to_disk), Speed(device)
         self.loader = _loader(run.open("train"), run).on(device, run.reading.device_cache)
         self.validation = _loader(run.open("val"), run).on(device, run.reading.device_cache)
         self.total_steps = run.train.epochs * self.loader.steps_per_epoch
-        self.core = build(run, self.loader.split.spec).to(device)
-        self.average = WeightAverage(self.core, run.train.ema_decay) if run.train.ema_decay else None
-        self.optimizer: Optimizer = make_optimizer(self.core, learning_rate=1.0)  # each step sets its own
-        self.model: nn.Module = self.core
-        self.forward: Forward = forward
-        if run.train.compile != "off":
-            self.forward = compiled_forward(cuda_graphs=run.train.compile == "cuda_graphs")
-        self.means = Means()
-        self.step = self.skipped = 0
+        self.learner = Learner(build(run, self.loader.split.spec), run.train, device, max_rows)
+        self.means, self.skips, self.step = Means(), Skips(), 0
+        self.figures: list[dict[str, float]] = []  # of each finished epoch, on the validation split
+        _check_max_rows(run, max_rows)
 
     @property
     def epochs_done(self) -> int:
@@ -90,105 +103,132 @@ class _Loop:
         step = distributed.from_rank_zero(found.state["step"] if found else 0)
         if step > 0:
             if found is None or found.state["step"] != step:
-                raise UserError(f"{self.checkpoints}: rank 0 sees a checkpoint of step {step}, another rank does not; "
-                                "compute.storage must be on storage that every node shares")  # fmt: skip
-            found.restore(self.core, self.optimizer, self.average)
-            self.skipped = found.state["skipped"]
-            self.loader.load_state_dict(found.state["loader"])
-            if distributed.rank() == 0:
-                self.means.load_state_dict(found.state["means"])
+                raise UserError(f"{self.checkpoints.location}: rank 0 sees a checkpoint of step {step}, another rank "
+                                "does not; compute.storage must be on storage that every node shares")  # fmt: skip
+            self._restore(found)
         self.step = step
         if distributed.rank() == 0:
             self.log.rewind(step)
         distributed.barrier()
-        if distributed.world_size() > 1 and self.config.compile != "off":
-            self.model, self.forward = Joined(self.core, self.forward), Joined.call
-        self.model = distributed.data_parallel(self.model, self.device)
-        return self.log.epochs()
+        self.learner.wrap()
+        self.figures = self.log.epochs()
+        return list(self.figures)
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """Finish an epoch from where the run stands, validate, write a checkpoint."""
-        steps = self.loader.steps_per_epoch
-        self.model.train()
+    def rehearse(self) -> None:
+        """Two ranks add their gradients up in one order only."""
+        if distributed.world_size() > 2:
+            self.learner.core.train()
+            with closing(self.loader.epoch(self.epochs_done)) as batches:
+                self.learner.rehearse(next(batches))
+
+    def _restore(self, found: checkpoints.Checkpoint) -> None:
+        self.learner.restore(found)
+        self.skips = Skips(found.state["skipped"])
+        self.loader.load_state_dict(found.state["loader"])
+        if distributed.rank() == 0:
+            self.means.load_state_dict(found.state["means"])
+
+    def epoch(self, epoch: int, watch: Watch, *, is_last: bool) -> dict[str, float]:
+        """Finish an epoch from where the run stands, validate, write a checkpoint; wait for it if it `is_last`."""
+        steps, first = self.loader.steps_per_epoch, self._samples(epoch)
+        self.learner.core.train()
         with closing(self.loader.epoch(epoch, first_step=self.step - epoch * steps)) as batches:
-            for batch in batches:
-                self._train_step(epoch, batch)
-                if self.step % steps and self.step % LOG_EVERY_STEPS == 0:
-                    self._write(epoch, "train", self.means.compute())
-                if self.step % steps and self.step % self.checkpoint_every_steps == 0:
-                    self._save()
-        self._write(epoch, "train", self.means.compute())
-        judged = self.average.model if self.average else self.core
-        figures = evaluate(judged, self.validation, seed=self.config.seed, device=self.device)
-        self._write(epoch, "val", figures)
+            for batch in self.speed.waiting(batches):
+                self._learn(batch)
+                if self.step % steps:
+                    self._between_steps(epoch, watch)
+        self._log_training(epoch)
+        figures = self._validate(epoch)
         self.means = Means()
-        self._save()
+        self._save(at_once=is_last)
+        if distributed.rank() == 0:
+            self.speed.write(self.folder, epoch=epoch, step=self.step, images=self._samples(epoch) - first)
         return figures
 
-    def _train_step(self, epoch: int, batch: Batch) -> None:
-        progress = self.step / self.total_steps
-        done = train_step(
-            self.model,
-            batch,
-            self.optimizer,
-            noise=Noise.of(batch, seed=self.config.seed, scope="train", step=self.step),
-            learning_rate=value_at(self.config.learning_rate, progress),
-            max_grad_norm=self.config.max_grad_norm,
-            progress=progress,
-            precision=self.config.precision,
-            forward=self.forward,
-        )
-        if done.skipped:
-            self._skip(epoch, batch, done)
-        else:
-            self.means.add(done.terms.parts, batch.weight)
-            if self.average:
-                self.average.update(self.core)
+    def _learn(self, batch: Batch) -> None:
+        done = self.learner.learn(batch, step=self.step, total_steps=self.total_steps)
+        self.means.add(done.terms.parts, batch.weight * ~done.skipped)
         self.step += 1
+        self.skips.add(self.step, batch, done)
 
-    def _skip(self, epoch: int, batch: Batch, done: Step) -> None:
-        """Count a step that changed nothing; past the limit, say which samples it was. Every rank calls it alike."""
-        self.skipped += 1
-        if self.skipped <= self.config.max_skipped_steps:
-            return
-        bad = batch.position[~torch.isfinite(done.terms.loss) & (batch.weight > 0)][:SAMPLES_NAMED]
-        of_all = distributed.all_gather_rows(F.pad(bad, (0, SAMPLES_NAMED - len(bad)), value=-1))
-        places = of_all[of_all >= 0].sort().values[:SAMPLES_NAMED].cpu().numpy()
-        named = self.loader.ids(epoch, self.step - epoch * self.loader.steps_per_epoch, places)
-        samples = f"; the loss of sample {', '.join(named)} is not finite" if named else "; every loss is finite"
-        raise UserError(
-            f"step {self.step + 1}: loss or gradient not finite, {self.skipped} steps skipped (train.max_skipped_steps "
-            f"in params.yaml allows {self.config.max_skipped_steps}){samples}; lower train.learning_rate or "
-            "train.max_grad_norm, or look at these samples"
-        )
+    def _between_steps(self, epoch: int, watch: Watch) -> None:
+        """Log, and write a checkpoint, where it is time: only here the host waits for the device."""
+        if self.step % LOG_EVERY_STEPS == 0:
+            self._log_training(epoch)
+        leaving = watch.is_leaving(self.step)
+        if leaving or self.step % self.checkpoint_every_steps == 0:
+            self._save(at_once=leaving)
+
+    def _log_training(self, epoch: int) -> None:
+        self.skips.check(self.config.max_skipped_steps, self.loader)
+        skipped = {"skipped_steps": self.skips.count} if self.skips.count else {}
+        self._write(epoch, "train", {**self.means.compute(), **skipped})
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        with self.speed.share("evaluation"):
+            figures = evaluate(self.learner.judged, self.validation, seed=self.config.seed, device=self.device)
+        self._write(epoch, "val", figures)
+        self.figures.append(figures)
+        return figures
 
     def _write(self, epoch: int, split: str, values: dict[str, float]) -> None:
         """Add a row of figures, which are the same on every rank.
 
         Raises:
-            UserError: one of them is not finite, because the run diverged.
+            Diverged: one of them is not finite.
         """
         wild = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         if wild:
-            raise UserError(
-                f"step {self.step}: {split}: {', '.join(wild)}, {self.skipped} steps skipped; lower "
+            raise Diverged(
+                f"step {self.step}: {split}: {', '.join(wild)}, {self.skips.count} steps skipped; lower "
                 "train.learning_rate or train.max_grad_norm in params.yaml"
             )
         if distributed.rank() == 0:
-            samples = epoch * len(self.loader.split) + min(
-                (self.step - epoch * self.loader.steps_per_epoch) * self.config.global_batch_size,
-                len(self.loader.split),
-            )
-            if split == "train" and self.skipped:
-                values = {**values, "skipped_steps": self.skipped}
-            self.log.write(step=self.step, epoch=epoch, samples=samples, split=split, values=values)
+            self.log.write(step=self.step, epoch=epoch, samples=self._samples(epoch), split=split, values=values)
 
-    def _save(self) -> None:
-        means = self.means.state_dict()
-        if distributed.rank() == 0:
-            state = {"loader": self.loader.state_dict(), "means": means, "skipped": self.skipped}
-            checkpoints.save(self.checkpoints, self.step, self.core, self.optimizer, state, self.average)
-        distributed.barrier()
+    def _samples(self, epoch: int) -> int:
+        """Rows of the data that the run has seen, in its given epoch."""
+        rows, steps = len(self.loader.split), self.step - epoch * self.loader.steps_per_epoch
+        return epoch * rows + min(steps * self.config.global_batch_size, rows)
+
+    def _save(self, *, at_once: bool) -> None:
+        """Have a checkpoint written; `at_once`: before any rank goes on."""
+        self.skips.check(self.config.max_skipped_steps, self.loader)
+        with self.speed.share("checkpoint"):
+            means = self.means.state_dict()
+            if distributed.rank() == 0:
+                state = {"loader": self.loader.state_dict(), "means": means, "skipped": self.skips.count}
+                if self.figures:
+                    state[checkpoints.BEST_STEP] = self._best_step()
+                self.saver.save(self.learner.snapshot(self.step, state))
+                if at_once:
+                    self.saver.wait()
+            if at_once:
+                distributed.barrier()
+
+    def _best_step(self) -> int:
+        costs = [figures[primary(figures)] for figures in self.figures]
+        return (costs.index(min(costs)) + 1) * self.loader.steps_per_epoch
+
+    def _to_disk(self, snapshot: checkpoints.Snapshot) -> None:
+        self.log.flush()
+        checkpoints.write(self.checkpoints, snapshot)
+
+
+def _check_max_rows(run: TrainRun, max_rows: int | None) -> None:
+    """Say at once that the rows of a rank cannot pass in parts.
+
+    Raises:
+        UserError: it has more than `max_rows`, and the objective looks at all of them together.
+    """
+    if max_rows is None or -(-run.train.global_batch_size // distributed.world_size()) <= max_rows:
+        return
+    try:
+        check_divisible(run.model)
+    except ValueError as error:
+        raise UserError(
+            f"params.yaml: models: {error}; set compute.max_rows to null, or train with more workers"
+        ) from None
 
 
 def build(run: TrainRun, data: DataSpec) -> Model:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from pipeline import files
+from pipeline.errors import UserError
 from pipeline.train import checkpoints
+from pipeline.train.folders import Place, open_folder
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog, curves
 from vae_core.serialize import CONFIG, WEIGHTS, describe
@@ -11,12 +13,21 @@ from vae_core.serialize import CONFIG, WEIGHTS, describe
 METRICS = "metrics.json"
 
 
-def publish_model(run: TrainRun, directory: Path, out: Path) -> None:
-    """Write the model of a finished run to `out`: weights, configuration with lineage, validation figures."""
-    newest = checkpoints.latest(directory / "checkpoints")
-    epochs = MetricLog(directory).epochs()
+def publish_model(run: TrainRun, place: Place, out: Path) -> None:
+    """Write the model of a finished run to `out`: weights, configuration with lineage, validation figures.
+
+    Raises:
+        UserError: the run is not finished.
+        StorageFailed: the run's folder cannot be read.
+    """
+    folder = open_folder(place)
+    newest = checkpoints.latest(folder.sub("checkpoints"))
+    epochs = MetricLog(folder).epochs()
     if newest is None or len(epochs) < run.train.epochs:
-        raise RuntimeError(f"{directory}: the run is not finished")
+        raise UserError(
+            f"{folder.location}: {len(epochs)} of {run.train.epochs} epochs are there, so the run is not finished, or "
+            "its log was damaged; run `python -m pipeline runs repair`, then the same command again"
+        )
     with files.new_directory(out) as temporary:
         (temporary / WEIGHTS).write_bytes(newest.weights)
         description = describe(run.model, run.reading.manifest().spec)
@@ -24,6 +35,8 @@ def publish_model(run: TrainRun, directory: Path, out: Path) -> None:
         files.write_json(temporary / METRICS, {"epochs": len(epochs), "val": epochs[-1]})
 
 
-def publish_curves(directory: Path, out: Path) -> None:
-    """Write the figures of each epoch as a table."""
-    files.write_text(out, curves(MetricLog(directory).rows()))
+def publish_history(place: Place, out: Path) -> None:
+    """Write to the folder `out` the figures of each epoch as a table, and those of the last as metrics."""
+    log = MetricLog(place)
+    files.write_text(out / "curves.tsv", curves(log.rows()))
+    files.write_json(out / METRICS, {"val": {name: round(value, 6) for name, value in log.epochs()[-1].items()}})

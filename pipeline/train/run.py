@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.closure import code_fingerprint
-from pipeline.config import ComputeConfig, TrainConfig, fingerprint
+from pipeline.config import fingerprint
 from pipeline.data.config import ReadConfig
 from pipeline.data.index import MANIFEST, Manifest, read_manifest
 from pipeline.data.split_reader import Split, open_split
 from pipeline.data.store import DEFAULT, open_store
 from pipeline.errors import UserError
-from vae_core.config import ModelConfig
+from pipeline.train.config import ComputeConfig, TrainConfig
+from pipeline.train.folders import Folder, store_of
+from vae_core.config import ModelConfig, to_dict
 
 LOOP = "pipeline.train.loop"
 
@@ -123,8 +125,26 @@ class TrainRun:
 
     @property
     def name(self) -> str:
-        """The run's directory name: the same for the same configuration, data and code, and for nothing else."""
+        """The run's identity: the same for the same configuration, data and code, and for nothing else."""
         return fingerprint((self.params, self.data, self.code))
+
+    def folder_name(self, family: str, kind: Literal["train", "trial"] = "train") -> str:
+        """Of the run's folder below compute.storage: readable, and its identity."""
+        return "-".join([family, *(["trial"] if kind == "trial" else []), self.name])
+
+    def folder(self, family: str, compute: ComputeConfig, kind: Literal["train", "trial"] = "train") -> Folder:
+        """The run's folder, on the disk or at the address of compute.storage."""
+        return store_of(compute).sub(self.folder_name(family, kind))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `storage.record` keeps besides `kind` and `family`: the run's identity and what it follows from."""
+        return {
+            **self.lineage,
+            "steps_per_epoch": -(-self.reading.manifest().counts["train"] // self.train.global_batch_size),
+            "model": to_dict(self.model),
+            "train": to_dict(self.train),
+        }
 
     @property
     def lineage(self) -> dict[str, str]:

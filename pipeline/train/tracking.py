@@ -1,53 +1,109 @@
-"""The one stream of a run's figures, and what is made from it: curves, and progress for people."""
+"""The one stream of a run's figures, and the curves that are made from it."""
 
 import json
 import math
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
-from tqdm import tqdm
-
-from pipeline import files
-from pipeline.progress import Copied, say
-from vae_core.metrics.primary import primary
+from pipeline.errors import UserError
+from pipeline.train.folders import Folder, Place, open_folder
 
 Row: TypeAlias = dict[str, Any]
 
-SAID = "said.txt"  # in a run's directory: what its ranks tell the user
+LOG = "metrics.jsonl"
 COUNTERS = ("step", "epoch", "samples", "split")
 CURVES = ("neg_elbo_nats", "distortion_nats", "rate_nats")
 
 
 class MetricLog:
-    """Rows {step, epoch, samples, split, name: value}, one JSON object a line, in a run's directory. One writer."""
+    """Rows {step, epoch, samples, split, name: value}, one JSON object a line, in a run's folder. One writer.
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "metrics.jsonl"
+    On a disk each row is there at once, and lasts after `flush`. At an address rows are gathered until `flush`, which
+    may run in another thread than `write`.
+    """
+
+    def __init__(self, place: Place, name: str = LOG) -> None:
+        self.folder, self.name = open_folder(place), name
+        self._gathered: list[bytes] = []
+        self._flushing = threading.Lock()
 
     def rewind(self, step: int) -> None:
         """Forget the rows after `step`, which a run that resumes there will write again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        kept = b"".join(_line(row) for row in self.rows() if row["step"] <= step)
+        self.folder.write(self.name, kept)
 
     def write(self, *, step: int, epoch: int, samples: int, split: str, values: Mapping[str, float]) -> None:
-        row = {"step": step, "epoch": epoch, "samples": samples, "split": split, **values}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        line = _line({"step": step, "epoch": epoch, "samples": samples, "split": split, **values})
+        if self.folder.appends:
+            self.folder.append(self.name, line)
+        else:
+            self._gathered.append(line)
+
+    def flush(self) -> None:
+        """Let every row last; a checkpoint whose rows are lost would leave a gap, so this comes before it."""
+        with self._flushing:
+            if self.folder.appends:
+                self.folder.sync(self.name)
+            elif gathered := self._gathered[:]:
+                self.folder.append(self.name, b"".join(gathered))
+                del self._gathered[: len(gathered)]
 
     def rows(self) -> list[Row]:
-        """Every complete row; a kill can leave half a line at the end."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        """Every complete row that was written; a kill can leave half a line at the end.
+
+        Raises:
+            UserError: a line before the last one is damaged.
+        """
+        return Tail(self.folder, self.name).rows() + [json.loads(line) for line in self._gathered]
 
     def epochs(self) -> list[dict[str, float]]:
         """The validation figures of each finished epoch, in order."""
-        return [_values(row) for row in self.rows() if row["split"] == "val"]
+        return [figures(row) for row in self.rows() if row["split"] == "val"]
+
+
+class Tail:
+    """The lines that come to the end of a file, each read once; all of them again when the file was rewritten."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._last, self._end = b"", 0  # the last line that was read, by which a rewritten file is noticed
+
+    def lines(self) -> list[bytes]:
+        """Every complete line that came since the last call."""
+        found = self._from(self._end - len(self._last))
+        if not found.startswith(self._last):
+            self._last, self._end = b"", 0
+            found = self._from(0)
+        whole = found[len(self._last) : found.rfind(b"\n") + 1]
+        lines = [line + b"\n" for line in whole.split(b"\n")[:-1]]
+        self._end += len(whole)
+        self._last = lines[-1] if lines else self._last
+        return lines
+
+    def rows(self) -> list[Row]:
+        """Likewise, of a log.
+
+        Raises:
+            UserError: a line is damaged.
+        """
+        try:
+            return [json.loads(line) for line in self.lines()]
+        except ValueError:
+            raise UserError(
+                f"{self._folder.location}/{self._name}: a damaged line; `python -m pipeline runs repair` mends it"
+            ) from None
+
+    def _from(self, start: int) -> bytes:
+        with suppress(FileNotFoundError):
+            return self._folder.read(self._name, start)
+        return b""
+
+
+def figures(row: Row) -> dict[str, float]:
+    """What a row says besides where in the run it was written."""
+    return {name: value for name, value in row.items() if name not in COUNTERS}
 
 
 def curves(rows: Sequence[Row]) -> str:
@@ -58,78 +114,18 @@ def curves(rows: Sequence[Row]) -> str:
     for row in rows:
         last[row["split"]] = row
         if row["split"] == "val":
-            figures = [f"{last[split].get(name, math.nan):.6f}" for split in ("train", "val") for name in CURVES]
-            lines.append("\t".join([str(row["epoch"] + 1), str(row["step"]), *figures]))
+            found = [f"{last[split].get(name, math.nan):.6f}" for split in ("train", "val") for name in CURVES]
+            lines.append("\t".join([str(row["epoch"] + 1), str(row["step"]), *found]))
     return "\n".join(lines) + "\n"
 
 
-@contextmanager
-def follow(directory: Path, *, what: str, total_steps: int) -> Iterator[None]:
-    """Show a run's progress and what its ranks say while the block runs, wherever the run itself is."""
-    done, said = threading.Event(), Copied([directory / SAID])
-    thread = threading.Thread(target=_show, args=(directory, said, what, total_steps, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def _line(row: Row) -> bytes:
+    return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-@contextmanager
-def follow_sweep(directories: Sequence[Path], *, what: str, epochs: int) -> Iterator[None]:
-    """Show how many epochs the runs in `directories` have done together, until each has done `epochs`."""
-    done = threading.Event()
-    thread = threading.Thread(target=_show_sweep, args=(directories, what, epochs, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def __getattr__(name: str) -> Any:  # until every caller imports these from following
+    if name in {"SAID", "follow", "follow_sweep"}:
+        from pipeline.train import following
 
-
-def _show_sweep(directories: Sequence[Path], what: str, epochs: int, done: threading.Event) -> None:
-    best = math.inf
-    said = Copied([directory / SAID for directory in directories])
-    with tqdm(
-        total=epochs * len(directories), desc=what, unit="epoch", disable=not sys.stderr.isatty(), leave=False
-    ) as bar:
-        while not done.wait(1):
-            said.pass_on()
-            histories = [MetricLog(directory).epochs() for directory in directories]
-            bar.n = sum(map(len, histories))
-            best = min((figures[primary(figures)] for history in histories for figures in history), default=best)
-            bar.set_postfix(best=f"{best:.2f} nats")
-    said.pass_on()
-    histories = [history for directory in directories if (history := MetricLog(directory).epochs())]
-    best, name = min(((history[-1][primary(history[-1])], primary(history[-1])) for history in histories),
-                     default=(math.nan, CURVES[0]))  # fmt: skip
-    say(f"{what}: {len(directories)} trials, best validation {name.removesuffix('_nats')} {best:.2f} nats")
-
-
-def _show(directory: Path, said: Copied, what: str, total_steps: int, done: threading.Event) -> None:
-    log, shown = MetricLog(directory), 0
-    on_terminal = sys.stderr.isatty()
-    with tqdm(total=total_steps, desc=what, unit="step", disable=not on_terminal, leave=False) as bar:
-        while True:
-            last = done.wait(0.5)
-            said.pass_on()
-            rows = log.rows()
-            for row in rows[shown:]:
-                bar.n = row["step"]
-                if primary(row) in row:  # not where every step of an epoch was skipped
-                    bar.set_postfix({"epoch": row["epoch"] + 1, primary(row): f"{row[primary(row)]:.2f}"})
-                if row["split"] == "val" and not on_terminal:
-                    say(f"{what}: epoch {row['epoch'] + 1}, validation {_words(row)}")
-            shown = max(len(rows), shown)
-            if last:
-                return
-
-
-def _words(row: Row) -> str:
-    return ", ".join(f"{name.removesuffix('_nats')} {row[name]:.2f}" for name in CURVES if name in row) + " nats"
-
-
-def _values(row: Row) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in COUNTERS}
+        return getattr(following, name)
+    raise AttributeError(name)

@@ -1,68 +1,127 @@
 """The training loop as Ray Train workers, started, watched and restarted from here."""
 
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, progress, runtime
-from pipeline.config import ComputeConfig
+import torch
+
+from pipeline import runtime
 from pipeline.data import peer
-from pipeline.errors import UserError
+from pipeline.progress import say
+from pipeline.train import failures
+from pipeline.train.config import ComputeConfig
+from pipeline.train.folders import Folder, Place, open_folder
+from pipeline.train.following import follow, speaking
+from pipeline.train.placing import check_shared, place
 from pipeline.train.run import Reading, TrainRun
-from pipeline.train.tracking import SAID, follow
 
-FAILURE = "failure.json"
+GROUP_STARTS = 20  # how often a group of workers may fail to start in a run; each waits a minute for room
 
 
-def fit(run: TrainRun, directory: Path, compute: ComputeConfig, *, what: str, total_steps: int) -> None:
-    """Train `run` to the end with Ray Train, resuming from what `directory` holds.
+def fit(run: TrainRun, folder: Place, compute: ComputeConfig, *, what: str, total_steps: int) -> None:
+    """Train `run` to the end with Ray Train, resuming from what `folder` holds.
+
+    Ray starts workers that died anew. It does not do so after the death of its own controller, nor of a worker that is
+    just starting: then all of Ray is started anew here. Both count against compute.max_failures.
 
     Raises:
-        UserError: the loop reported a mistake of the user's, or the workers died more often than allowed.
+        UserError: the loop reported a mistake of the user's; one that another attempt would find too.
+        Diverged, StorageFailed: likewise.
+        WorkersFailed: workers died more often than allowed, or a fault of the code came twice.
+        ClusterFailed: a node or Ray itself was lost more often than allowed, or Ray has no room.
     """
     _check(run)
-    with (
-        runtime.cluster(compute),
-        served(run.reading) as reading,
-        follow(directory, what=what, total_steps=total_steps),
-    ):
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError
+    folder = open_folder(folder)
+    folder.remove(*folder.names("said"))
+    with tempfile.TemporaryDirectory(prefix="vae-ray-") as scratch:
+        with follow(folder, what=what, total_steps=total_steps):
+            while not _attempt(run, folder, compute, what, Path(scratch)):
+                continue
 
-        attempt = directory / "ray"  # Ray resumes by name and compares nothing; ours resumes by fingerprint
-        shutil.rmtree(attempt, ignore_errors=True)
-        failure = directory / FAILURE
-        failure.unlink(missing_ok=True)
-        trainer = TorchTrainer(
-            worker,
-            train_loop_config={
-                "run": replace(run, reading=reading),
-                "directory": directory,
-                "checkpoint_every_steps": compute.checkpoint_every_steps,
-            },
-            scaling_config=ScalingConfig(**scaling(compute)),
-            run_config=RunConfig(
-                name=run.name,
-                storage_path=str(attempt),
-                failure_config=FailureConfig(max_failures=compute.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
-            ),
-        )
+
+def _attempt(run: TrainRun, folder: Folder, compute: ComputeConfig, what: str, scratch: Path) -> bool:
+    """Train with one controller of Ray Train. Returns whether the run is done; if not, another one may try.
+
+    Args:
+        scratch: for Ray's own files, of which only the count of failures is read again.
+    """
+    with runtime.cluster(compute), served(run.reading) as reading:
+        from ray.exceptions import RayError
+        from ray.train.v2._internal.exceptions import RayTrainError
+
+        from pipeline.train.attempts import COUNT, Attempts
+
+        count = scratch / COUNT
+        used = count.stat().st_size if count.exists() else 0
+        attempts = Attempts(folder, what, compute.max_failures, count)
         try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            if not failure.exists():
-                raise UserError(
-                    f"training failed {compute.max_failures + 1} times, checkpoints are kept in {directory}: "
-                    f"{_last_line(error)}; run the same command to continue"
-                ) from error
-        finally:
-            shutil.rmtree(attempt, ignore_errors=True)
-    if failure.exists():
-        raise UserError(files.read_json(failure)["error"])
+            _fit(replace(run, reading=reading), folder, compute, what, attempts, scratch, compute.max_failures - used)
+        except (RayTrainError, RayError, ConnectionError) as error:
+            _again_or_raise(error, folder, compute, what, count)
+            return False
+    return True
+
+
+def _fit(
+    run: TrainRun, folder: Folder, compute: ComputeConfig, what: str, attempts: Any, scratch: Path, max_failures: int
+) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """None: Ctrl-C raises KeyboardInterrupt here as elsewhere, and Ray ends with this process."""
+
+    placing = place(compute)
+    check_shared(folder)
+    say(f"{what}: {placing}, {run.train.precision}; checkpoints in {folder.location}")
+    Trainer(
+        worker,
+        train_loop_config={
+            "run": run,
+            "folder": folder,
+            "threads": placing.threads,
+            "checkpoint_every_steps": compute.checkpoint_every_steps,
+            "max_rows": compute.max_rows,
+        },
+        scaling_config=ScalingConfig(**placing.scaling),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=str(scratch / "ray"),  # Ray resumes by name and compares nothing; ours resumes by fingerprint
+            callbacks=[attempts],
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=max_failures,
+                max_preemption_failures=compute.max_preemptions,
+                controller_failure_limit=GROUP_STARTS,
+            ),
+        ),
+    ).fit()
+
+
+def _again_or_raise(error: Exception, folder: Folder, compute: ComputeConfig, what: str, count: Path) -> None:
+    """Return where Ray would not try again, but a new start of it may help.
+
+    Raises:
+        UserError: nothing helps, or it failed more often than allowed.
+    """
+    from ray.train.v2.api.exceptions import PreemptionError
+
+    from pipeline.train.attempts import counted, ended, lost_nodes, newest_step
+
+    failure = failures.of_run(error)
+    if failure.is_ours:
+        raise failure.error(failure.what) from None
+    if isinstance(error, PreemptionError):
+        raise lost_nodes(failure, folder) from None
+    failed = counted(count)
+    if failed > compute.max_failures or not failures.is_transient(error):
+        raise ended(failure, folder, attempts=failed, allowed=compute.max_failures) from error
+    step, allowed = newest_step(folder), compute.max_failures + 1
+    say(f"{what}: {failure.what}; Ray is started anew for attempt {failed + 1} of {allowed} from step {step:,}")
 
 
 @contextmanager
@@ -77,27 +136,8 @@ def served(reading: Reading) -> Iterator[Reading]:
         yield reading
 
 
-def scaling(compute: ComputeConfig) -> dict[str, Any]:
-    """Ray Train's scaling: by default one worker a GPU, or one worker with every core where there is no GPU."""
-    import ray
-
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    workers = compute.workers if compute.workers != "auto" else max(1, gpus)
-    if gpus and workers > gpus:
-        raise UserError(f"params.yaml: compute.workers: {workers} workers need as many GPUs, Ray has {gpus}")
-    if workers > cpus:
-        raise UserError(f"params.yaml: compute.workers: {workers} workers need as many cores, Ray has {cpus}")
-    cores = {"CPU": 1} if gpus else {"CPU": cpus // workers}
-    return {"num_workers": workers, "use_gpu": gpus > 0, "resources_per_worker": cores}
-
-
 def worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. A mistake of the user's ends it well: trying again would not help.
-
-    Where a single rank finds one, such as a node without credentials, the others would wait for it: it dies, Ray ends
-    them all, and those that Ray starts anew end well.
-    """
+    """What each Ray Train worker runs. What it raises reaches the controller, which decides whether to try again."""
     import ray.train
     import ray.train.torch
 
@@ -106,22 +146,24 @@ def worker(config: dict[str, Any]) -> None:
     def report(epoch: int, figures: dict[str, float]) -> None:
         ray.train.report({"epoch": epoch, **figures})
 
-    directory: Path = config["directory"]
-    if (directory / FAILURE).exists():
-        return
-    try:
-        with progress.copied(directory / SAID):
-            train(
-                config["run"],
-                directory,
-                on_epoch=report,
-                checkpoint_every_steps=config["checkpoint_every_steps"],
-                device=ray.train.torch.get_device(),
-            )
-    except UserError as error:
-        files.write_json(directory / FAILURE, {"error": str(error)})
-        if ray.train.get_context().get_world_size() > 1:
-            raise
+    torch.set_num_threads(config["threads"])
+    with speaking(config["folder"], ray.train.get_context().get_world_rank()):
+        train(
+            config["run"],
+            config["folder"],
+            on_epoch=report,
+            checkpoint_every_steps=config["checkpoint_every_steps"],
+            max_rows=config["max_rows"],
+            device=ray.train.torch.get_device(),
+            leaving=_leaving,
+        )
+
+
+def _leaving() -> bool:
+    """Whether the node of some rank is being reclaimed. A barrier: every rank asks it at the same steps."""
+    import ray.train
+
+    return ray.train.get_preemption_info() is not None
 
 
 def _check(run: TrainRun) -> None:
@@ -135,8 +177,3 @@ def _check(run: TrainRun) -> None:
             run.open(split)
     else:
         run.expect(run.reading.manifest().digest)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -6,6 +6,7 @@ import torch
 from core_models import noise_for, vqvae
 from torch import Tensor
 
+from vae_core.noise import Noise
 from vae_core.quantize import Codebook, Quantized, build_quantizer
 
 
@@ -44,8 +45,15 @@ def random_grid(rows: int, dim: int, side: int, seed: int) -> Tensor:
 
 def update(made: Codebook, z: Tensor, *, step: int = 0, weight: Tensor | None = None) -> Tensor:
     found = made(z)
-    made.update(found, torch.ones(len(z)) if weight is None else weight, noise_for(len(z), step=step))
+    follow(made, found, torch.ones(len(z)) if weight is None else weight, noise_for(len(z), step=step))
     return cast(Quantized, found).codes
+
+
+def follow(
+    made: Codebook, found: Quantized, weight: Tensor, noise: Noise, *, taken: bool = True, **options: Any
+) -> None:
+    """Let the codes follow what they were chosen for."""
+    made.update(found.encoded, found.codes, weight, noise, torch.tensor(taken), **options)
 
 
 def vectors_of(z: Tensor) -> Tensor:

@@ -184,6 +184,11 @@ def try_step(model: Model, batch: Batch, optimizer: torch.optim.Optimizer, *, st
     )
 
 
+def follow(model: Model, output: Any, inputs: Inputs, noise: Noise) -> None:
+    """What a step does after the optimizer's."""
+    model.update(model.followed(output, inputs), inputs.row_weight, noise, torch.tensor(True))
+
+
 def snapshot(model: Model) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

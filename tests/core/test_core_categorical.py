@@ -223,7 +223,7 @@ def test_the_first_step_of_reinforce_only_measures() -> None:
 
 def follow(model: Categorical, missed: Tensor, weight: Tensor) -> list[float]:
     assert model.baseline is not None
-    model.baseline.follow(missed, weight)
+    model.baseline.follow(missed, weight, torch.tensor(True))
     return [model.baseline.mean.item(), model.baseline.variance.item()]
 
 
@@ -236,12 +236,16 @@ def test_the_running_statistics_begin_at_the_first_batch_and_then_decay() -> Non
     assert follow(model, second, torch.ones(2)) == pytest.approx([515 - 0.2, 0.8 * 125 + 0.2 * 4])
 
 
+def update(model: Categorical, output: CategoricalOutput, inputs: Inputs) -> None:
+    model.update(model.followed(output, inputs), inputs.row_weight, noise_for(len(inputs.x)), torch.tensor(True))
+
+
 def test_the_running_mean_settles_at_the_mean_cost() -> None:
     model, x = tiny("reinforce"), X.expand(3000, -1, -1, -1)
     assert model.baseline is not None
     for step in range(20):
         inputs = inputs_of(model, x, step=step)
-        model.update(model(inputs), inputs, noise_for(len(x)))
+        update(model, model(inputs), inputs)
     output = model(inputs)
     assert output.expected.cost.mean().item() == pytest.approx(neg_elbo(model).item(), abs=0.1)
     assert 1 / output.expected.scale.item() == pytest.approx(max(1.0, output.cost(1.0).std().item()), rel=0.1)
@@ -485,5 +489,5 @@ def test_training_lowers_the_exact_elbo(estimator: str) -> None:
         optimizer.zero_grad()
         categorical_terms(model.config, output, inputs).loss.mean().backward()
         optimizer.step()
-        model.update(output, inputs, noise_for(len(x), step))
+        update(model, output, inputs)
     assert neg_elbo(model) < min(before, 1.5)  # 4 bits are 2.8 nats; two images need one bit, 0.7

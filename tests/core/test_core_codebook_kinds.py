@@ -167,5 +167,6 @@ def test_a_fixed_grid_has_nothing_to_save_and_nothing_to_update() -> None:
     assert not isinstance(made, Codebook)
     assert not made.state_dict()
     before = made(z)
-    made.update(before, torch.ones(4), replace(noise_for(4), step=3))
+    noise = replace(noise_for(4), step=3)
+    made.update(before.encoded, before.codes, torch.ones(4), noise, torch.tensor(True))
     assert torch.equal(made(z).vectors, before.vectors)

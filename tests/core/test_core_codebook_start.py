@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from codebooks import grid, is_row_of, quantizer, random_grid, update, vectors_of
+from codebooks import follow, grid, is_row_of, quantizer, random_grid, update, vectors_of
 from core_models import noise_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +50,7 @@ def test_codes_never_start_at_padding(kind: str, start: str, seed: int) -> None:
     z = random_grid(6, 2, 2, seed)
     z[[0, 2, 5]] = float("nan")
     noise = replace(noise_for(3, seed=seed), position=torch.tensor([2, 0, 1, 1, 2, 5]))
-    made.update(made(z), torch.tensor([0.0, 1, 0, 1, 1, 0]), noise)
+    follow(made, made(z), torch.tensor([0.0, 1, 0, 1, 1, 0]), noise)
     assert is_row_of(made.codebook, vectors_of(z[[1, 3, 4]])).all()
 
 
@@ -140,6 +140,6 @@ def test_a_codebook_goes_on_from_a_saved_state() -> None:
 def test_two_codebooks_of_a_model_start_at_different_places() -> None:
     one, two = quantizer(num_codes=8), quantizer(num_codes=8)
     z = random_grid(8, 2, 4, seed=0)
-    one.update(one(z), torch.ones(8), noise_for(8), "codes of level 0")
-    two.update(two(z), torch.ones(8), noise_for(8), "codes of level 1")
+    for level, made in enumerate((one, two)):
+        follow(made, made(z), torch.ones(8), noise_for(8), purpose=f"codes of level {level}")
     assert not torch.equal(one.codebook, two.codebook)

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, distributions
 
 from vae_core.config import Likelihood, ModelBase
-from vae_core.likelihoods import Bernoulli, ContinuousBernoulli, DiscretisedLogistic, Gaussian, PixelHead, observe
+from vae_core.likelihoods import (
+    OF_LIKELIHOOD,
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    PixelHead,
+    observe,
+)
 from vae_core.noise import Noise
 from vae_core.numerics import smooth_bound
 
@@ -139,7 +147,7 @@ def test_continuous_bernoulli_density_of_a_pixel_integrates_to_one(logit: float)
 @pytest.mark.parametrize("log_sigma", [-5.5, -1.0, 0.5])
 def test_gaussian_density_of_a_pixel_integrates_to_one(log_sigma: float) -> None:
     grid = torch.linspace(-12, 13, 60_001)
-    density = torch.exp(-Gaussian(pixel(0.3), torch.tensor(log_sigma)).nll(grid.view(-1, 1, 1, 1)).double())
+    density = torch.exp(-Gaussian(pixel(0.3, len(grid)), torch.tensor(log_sigma)).nll(grid.view(-1, 1, 1, 1)).double())
     assert torch.trapezoid(density, grid.double()).item() == pytest.approx(1.0, abs=1e-4)
 
 
@@ -224,6 +232,7 @@ def test_only_a_learned_sigma_is_a_parameter_and_raw_channels_fit_the_head(confi
     pixels = head(raw_for(head))
     assert pixels.mean.shape == (3, 3, 4, 4)
     assert pixels.is_density == (config.likelihood in ("gaussian", "continuous_bernoulli"))
+    assert type(pixels) is OF_LIKELIHOOD[config.likelihood]
 
 
 @heads
@@ -243,6 +252,15 @@ def test_rows_do_not_see_one_another(config: ModelBase) -> None:
     head = PixelHead(config, 1)
     raw, x = raw_for(head, rows=4), observed(config.likelihood, (4, 1, 4, 4))
     torch.testing.assert_close(head(raw).nll(x)[2:3], head(raw[2:3]).nll(x[2:3]))
+
+
+@heads
+def test_several_draws_of_all_rows_meet_their_own_image_which_is_not_copied(config: ModelBase) -> None:
+    head = PixelHead(config, 2)
+    pixels, x = head(raw_for(head, rows=6)), observed(config.likelihood, (2, 2, 4, 4))
+    assert torch.equal(pixels.nll(x), pixels.nll(x.repeat(3, 1, 1, 1)))
+    with pytest.raises(RuntimeError):  # no number of draws of four rows makes six
+        pixels.nll(x.repeat(2, 1, 1, 1))
 
 
 @heads

@@ -30,9 +30,8 @@ from vae_core.models import Model
 from vae_core.models.autoencoder import AutoencoderOutput
 from vae_core.models.base import Inputs
 from vae_core.models.gaussian import GaussianModel, GaussianOutput
-from vae_core.models.iwae import IWAEOutput
 from vae_core.normal import DiagonalNormal, kl, kl_each, standard_log_prob
-from vae_core.objectives import Terms, objective
+from vae_core.objectives import Terms, objective, part_names
 from vae_core.objectives.free_bits import free_bits, mean_over_rows
 from vae_core.objectives.total_correlation import decomposition
 
@@ -179,10 +178,15 @@ def test_twice_the_image_costs_twice_the_distortion_and_the_same_rate() -> None:
     assert torch.equal(found[1]["rate_nats"], found[0]["rate_nats"])
 
 
+@every_kind
+def test_the_names_of_the_parts_are_known_beforehand(config: ModelConfig) -> None:
+    assert list(part_names(config)) == list(terms_of(config).parts)
+
+
 def test_an_output_of_another_family_is_refused() -> None:
     output, inputs, _ = run(vqvae())
-    for config in (vae(), iwae(), categorical(), hierarchical()):
-        with pytest.raises(AttributeError):
+    for config in (autoencoder(), vae(), iwae(), categorical(), hierarchical()):
+        with pytest.raises(TypeError, match=rf"^output: a model of kind {config.kind} gives \w+, this is VQOutput$"):
             objective(config, output, inputs)
 
 
@@ -358,20 +362,25 @@ def test_a_learned_prior_takes_the_place_of_the_standard_one_in_the_decompositio
 GRADIENTS = ("iwae", "stl", "dreg")
 
 
-def log_weights(output: IWAEOutput, x: Tensor) -> Tensor:
+def log_weights(config: ModelConfig, inputs: Inputs) -> Tensor:
     """[S, B] in float64 from the definition, log p(x | z) + log p(z) - log q(z | x)."""
-    z, q = output.vae.latent.double(), output.vae.posterior
-    assert isinstance(output.vae.pixels, Bernoulli)
-    logits = output.vae.pixels.logits.double().unflatten(0, z.shape[:2])
+    model = digits_model(config)
+    assert isinstance(model, GaussianModel)
+    q = model.encode(inputs.x, None)
+    z = q.draw(inputs.draws["posterior"].movedim(1, 0))
+    pixels = model.decode(z.flatten(0, 1), None)
+    assert isinstance(pixels, Bernoulli)
+    logits, z = pixels.logits.double().unflatten(0, z.shape[:2]), z.double()
     log_q = distributions.Normal(q.mean.double(), (0.5 * q.log_var.double()).exp()).log_prob(z).sum(2)
     log_p = distributions.Normal(0.0, 1.0).log_prob(z).sum(2)
-    return distributions.Bernoulli(logits=logits).log_prob(x.double()).flatten(2).sum(2) + log_p - log_q
+    return distributions.Bernoulli(logits=logits).log_prob(inputs.x.double()).flatten(2).sum(2) + log_p - log_q
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_the_importance_bound_is_the_log_of_the_mean_weight(gradient: Any) -> None:
-    output, inputs, terms = run(iwae(gradient=gradient, samples=7))
-    log_weight = log_weights(output, inputs.x)
+    config = iwae(gradient=gradient, samples=7)
+    _, inputs, terms = run(config)
+    log_weight = log_weights(config, inputs)
     assert log_weight.shape == (7, 6)
     expected = -(log_weight - log_weight.max()).exp().mean(0).log() - log_weight.max()
     torch.testing.assert_close(terms.parts["neg_iwae_bound_nats"].double(), expected, rtol=1e-5, atol=1e-4)
@@ -387,8 +396,9 @@ def test_the_parts_do_not_depend_on_the_gradient() -> None:
 
 
 def test_one_draw_makes_the_bound_the_elbo_at_that_draw() -> None:
-    output, inputs, terms = run(iwae(samples=1, gradient="iwae"))
-    torch.testing.assert_close(terms.loss.double(), -log_weights(output, inputs.x)[0], rtol=1e-5, atol=1e-4)
+    config = iwae(samples=1, gradient="iwae")
+    _, inputs, terms = run(config)
+    torch.testing.assert_close(terms.loss.double(), -log_weights(config, inputs)[0], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("gradient", ["stl", "dreg"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from codebooks import grid, is_row_of, quantizer, random_grid, update, vectors_of
+from codebooks import follow, grid, is_row_of, quantizer, random_grid, update, vectors_of
 from core_models import noise_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -94,11 +94,11 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     z = torch.cat((random_grid(5, 2, 3, seed=0), torch.full((2, 2, 3, 3), float("nan"))))
     padded, plain = quantizer(codes), quantizer(codes)
     noise = noise_for(5)
-    plain.update(plain(z[:5]), torch.ones(5), noise)
+    follow(plain, plain(z[:5]), torch.ones(5), noise)
     position = torch.tensor([0, 1, 2, 3, 4, 4, 7])  # padding repeats the last place, or lies beyond it
     weight = torch.tensor([1.0, 1, 1, 1, 1, 0, 0])
     here = replace(noise, position=position)
-    padded.update(padded(z), weight, here)
+    follow(padded, padded(z), weight, here)
     torch.testing.assert_close(padded.codebook, plain.codebook)
     torch.testing.assert_close(padded.counts, plain.counts)
 

@@ -28,7 +28,7 @@ from vae_core.models import CodeModel, ContinuousModel, HasPrior, Model
 from vae_core.models.base import Codes
 from vae_core.models.gaussian import GaussianModel
 from vae_core.models.vqvae import VQVAE
-from vae_core.sampling import interpolate, reconstruct, sample, slerp, transfer_style, traverse
+from vae_core.sampling import can_sample, interpolate, reconstruct, sample, slerp, transfer_style, traverse
 
 every_kind = pytest.mark.parametrize("config", EVERY_KIND.values(), ids=EVERY_KIND.keys())
 every_family = pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
@@ -198,6 +198,20 @@ def test_a_plain_autoencoder_has_nothing_to_draw_from() -> None:
     assert not isinstance(model, HasPrior)
     with pytest.raises(ValueError, match="a model of kind autoencoder has no prior to draw from"):
         sample(model, 2, seed=0)
+
+
+@every_family
+def test_whether_there_is_a_prior_to_draw_from_is_known_beforehand(config: ModelConfig) -> None:
+    model = digits_model(config)
+    codes = model if isinstance(model, CodeModel) else digits_model(FAMILIES["vqvae"])
+    assert isinstance(codes, CodeModel)
+    for prior in (None, Uniform(codes)):
+        try:
+            sample(model, 1, given_to(model, 1)[1], seed=0, prior=prior)
+        except ValueError:
+            assert not can_sample(model, prior)
+        else:
+            assert can_sample(model, prior)
 
 
 # paths between images

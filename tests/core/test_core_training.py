@@ -25,6 +25,7 @@ from vae_core import training
 from vae_core.averaging import WeightAverage
 from vae_core.batch import Batch
 from vae_core.config import ModelConfig, RampConfig
+from vae_core.metrics.means import Means
 from vae_core.models import Model
 from vae_core.training import eval_step, make_optimizer, prepare, unwrap
 
@@ -125,8 +126,15 @@ def test_a_step_that_is_not_finite_is_skipped_and_changes_nothing(config: ModelC
     moments = {name: state["exp_avg"].clone() for name, state in zip("ab", optimizer.state.values(), strict=False)}
     last = list(model.parameters())[-1]
     hook = last.register_hook(lambda gradient: gradient + bad)
-    assert try_step(model, digits(16, start=16), optimizer, step=1, learning_rate=0.5).skipped
+    average, means = WeightAverage(model, decay=0.9), Means()
+    means.add({"x": torch.ones(2)}, torch.ones(2))
+    done = try_step(model, digits(16, start=16), optimizer, step=1, learning_rate=0.5)
+    assert done.skipped
     assert_same_state(before, model.state_dict())
+    average.update(model, ~done.skipped)
+    means.add({"x": torch.full((16,), bad)}, torch.ones(16) * ~done.skipped)
+    assert_same_state(before, average.model.state_dict())
+    assert (average.updates, means.compute(), means.state_dict()["weight"]) == (0, {"x": 1.0}, 2.0)
     after = {name: state["exp_avg"] for name, state in zip("ab", optimizer.state.values(), strict=False)}
     assert_same_state(moments, after)
     hook.remove()
@@ -220,8 +228,8 @@ def test_scheduled_weights_are_those_of_the_progress_without_a_new_compilation()
 
 @every_kind
 def test_bf16_networks_keep_float32_terms(config: ModelConfig) -> None:
-    model, batch = digits_model(config), digits(8)
-    exact = step_once(digits_model(config), batch, sgd(model), learning_rate=0.0)
+    model, twin, batch = digits_model(config), digits_model(config), digits(8)
+    exact = step_once(twin, batch, sgd(twin), learning_rate=0.0)
     found = step_once(model, batch, sgd(model), learning_rate=1e-3, precision="bf16")
     for name, value in found.parts.items():
         assert value.dtype == torch.float32

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 import torch
-from core_models import CONV, digits, digits_model, inputs_of, noise_for, sgd, snapshot, step_once, vqvae2
+from core_models import CONV, digits, digits_model, follow, inputs_of, noise_for, sgd, snapshot, step_once, vqvae2
 from torch import Tensor
 
 from vae_core.config import ConvConfig, DataSpec
@@ -146,7 +146,7 @@ def test_no_two_levels_start_or_restart_by_the_same_draws(monkeypatch: pytest.Mo
     model, inputs = model_of(levels=3), inputs_of(model_of(levels=3), digits(6))
     monkeypatch.setattr(Noise, "generator", recorded)
     for _ in range(2):
-        model.update(model(inputs), inputs, noise_for(6))
+        follow(model, model(inputs), inputs, noise_for(6))
     assert len(purposes) == len(set(purposes)) == 6
 
 

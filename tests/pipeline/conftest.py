@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from pipeline import runtime
-from pipeline.config import ComputeConfig, TrainConfig
 from pipeline.data.config import DataConfig, PublishedSource, ShardConfig
 from pipeline.data.ingest import prepare
 from pipeline.data.shape import Shape
 from pipeline.data.shards import write_here
 from pipeline.data.sources.base import Partition, Source, binary, record_batch
 from pipeline.data.sources.digits import open_digits
+from pipeline.train.config import ComputeConfig, TrainConfig
 from pipeline.train.loop import train
 from pipeline.train.publish import publish_model
 from pipeline.train.run import TrainRun

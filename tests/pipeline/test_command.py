@@ -1,19 +1,26 @@
 """python -m pipeline: exit codes, one line for a mistake, help that lists every command."""
 
+import errno
+import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from pipeline import files
-from pipeline.__main__ import commands, main, summary
+from pipeline.__main__ import commands, main, summary, timings
 from pipeline.closure import ROOT
-from pipeline.errors import UserError
+from pipeline.ending import Terminated
+from pipeline.errors import Busy, ClusterFailed, Diverged, StorageFailed, UserError, WorkersFailed
+
+AGAIN = "what was done is kept, run the same command again to continue"
 
 
 @pytest.fixture
@@ -113,7 +120,18 @@ def test_a_right_file_passes_the_check(folder: Path, capsys: pytest.CaptureFixtu
     ("error", "code", "message"),
     [
         (UserError("a.tar: damaged\nb.tar: damaged"), 1, "error: a.tar: damaged\nerror: b.tar: damaged\n"),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue\n"),
+        (Diverged("step 4: not finite"), 3, "error: step 4: not finite\n"),
+        (WorkersFailed("rank 0: killed"), 4, "error: rank 0: killed\n"),
+        (StorageFailed("/x: full"), 5, "error: /x: full\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x"),
+            5,
+            "error: /x: No space left on device; make room or make it writable, then run the same command again\n",
+        ),
+        (ClusterFailed("no Ray"), 6, "error: no Ray\n"),
+        (Busy("process 7"), 7, "error: process 7\n"),
+        (KeyboardInterrupt(), 130, f"interrupted; {AGAIN}\n"),
+        (Terminated(), 143, f"terminated; {AGAIN}\n"),
     ],
 )
 def test_how_a_stage_ends_is_the_exit_code(
@@ -126,6 +144,31 @@ def test_how_a_stage_ends_is_the_exit_code(
     monkeypatch.setattr("pipeline.operate.check.main", fail)
     assert main(["check"]) == code
     assert capsys.readouterr().err == message
+
+
+def test_a_signal_ends_a_command_with_its_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wait(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("pipeline.operate.check.main", wait)
+    assert main(["check"]) == 143
+    assert capsys.readouterr().err == f"terminated; {AGAIN}\n"
+
+
+def test_help_explains_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = re.findall(r"^ +(\d+)  \S", capsys.readouterr().out.split("exit codes:\n")[1], re.MULTILINE)
+    kinds = [UserError, *UserError.__subclasses__()]
+    assert {0, 2, 130, 143, *(kind.code for kind in kinds)} == set(map(int, listed))
+
+
+def test_times_stay_on_this_machine_where_the_store_is_an_address() -> None:
+    assert timings("s3://bucket/runs") == Path(".runs/seconds")
+    assert timings("/scratch/runs") == Path("/scratch/runs/seconds")
 
 
 def test_a_fault_of_ours_is_not_dressed_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.closure import PACKAGES, ROOT
-from pipeline.config import Params, fingerprint, load_params, with_overrides
+from pipeline.config import Params, apply_overrides, fingerprint, load_params
 from pipeline.errors import UserError
 from pipeline.operate.deps import UNTRACKED, parameters, rewrite
+from pipeline.tune.config import Range
 from vae_core.config import MLPConfig, VAEConfig, to_dict
 
 DVC_YAML = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
@@ -121,10 +122,16 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         "{kind: conv, channels: 8, downsamples: 2}", "{kind: mlp, hidden: [8]}", "hidden: [8]",
         "models.vqvae.network.kind: expected 'conv' or 'residual', got 'mlp'"),
     "choice between types": (
-        "workers: auto", "workers: many", "workers", "compute.workers: expected an integer or 'auto', got 'many'"),
+        "workers: auto", "workers: many", "workers",
+        "compute.workers: expected an integer or a list or 'auto', got 'many'"),
+    "a list of the wrong type": (
+        "workers: auto", "workers: [one, 2]", "workers", "compute.workers.0: expected an integer, got 'one'"),
+    "more at least than at most": (
+        "workers: auto", "workers: [8, 1]", "workers",
+        "compute.workers: expected auto, an integer of at least 1, or [least, most] of them, got (8, 1)"),
     "choice of words": (
-        "scheduler: halving", "scheduler: asha", "scheduler",
-        "tune.search.scheduler: expected 'halving' or 'none', got 'asha'"),
+        "scheduler: halving", "scheduler: hyperband", "scheduler",
+        "tune.search.scheduler: expected 'halving', 'none', 'asha' or 'pbt', got 'hyperband'"),
     "missing section": ("prior: {}\n", "", "data:", "prior: missing, and it has no default"),
     "missing key": ("  epochs: 2\n", "", "train:", "train.epochs: missing, and it has no default"),
     "duplicate key": (
@@ -157,7 +164,9 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         "beta: [0.5, 1.0]", "kind: [vae]", "kind: [vae]",
         "tune.spaces.vae.kind: unknown key; "
         "known: beta, capacity, condition, condition_dropout, free_bits, latent_dim, likelihood, network.activation, "
-        "network.hidden, prior, samples, sigma, total_correlation"),
+        "network.hidden, prior, samples, sigma, total_correlation, train.compile, train.ema_decay, train.epochs, "
+        "train.global_batch_size, train.lanes, train.learning_rate.peak, train.learning_rate.warmup, "
+        "train.max_grad_norm, train.max_skipped_steps, train.precision, train.seed, train.window_shards"),
     "swept value out of range": (
         "beta: [0.5, 1.0]", "beta: [0.5, -1.0]", "beta",
         "tune.spaces.vae.beta: expected a number of at least 0, or a schedule of such, got -1.0"),
@@ -173,6 +182,38 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "swept value twice": (
         "beta: [0.5, 1.0]", "beta: [1, 1.0]", "beta: [",
         "tune.spaces.vae.beta: expected each value once, got [1, 1.0]"),
+    "swept key of the training": (
+        "beta: [0.5, 1.0]", "train.epochs: [2, 0]", "train.epochs", "tune.spaces.vae.train.epochs: expected an integer "
+        "of at least 1, got 0"),
+    "swept section": (
+        "beta: [0.5, 1.0]", "train.learning_rate: [0.1]", "train.learning_rate",
+        "tune.spaces.vae.train.learning_rate: expected a key with a single value; it has train.learning_rate.peak, "
+        "train.learning_rate.warmup"),
+    "typo in a range": (
+        "beta: [0.5, 1.0]", "beta: {low: 0.5, high: 1.0, setp: 0.1}", "beta",
+        "tune.spaces.vae.beta.setp: unknown key; did you mean 'step'?"),
+    "range without an end": (
+        "beta: [0.5, 1.0]", "beta: {low: 0.5}", "beta", "tune.spaces.vae.beta.high: missing, and it has no default"),
+    "range the wrong way round": (
+        "beta: [0.5, 1.0]", "beta: {low: 1.0, high: 0.5}", "beta",
+        "tune.spaces.vae.beta.high: expected a number above low, got 0.5"),
+    "end of a range out of range": (
+        "beta: [0.5, 1.0]", "beta: {low: -1.0, high: 0.5}", "beta",
+        "tune.spaces.vae.beta: expected a number of at least 0, or a schedule of such, got -1.0"),
+    "grid over a range without steps": (
+        "    seed: 0\n    scheduler: halving\n    rungs: [1]\n  spaces:\n    vae:\n      beta: [0.5, 1.0]\n",
+        "    seed: 0\n    kind: grid\n    scheduler: halving\n    rungs: [1]\n  spaces:\n    vae:\n"
+        "      beta: {low: 0.5, high: 1.0}\n", "beta: {low",
+        "tune.spaces.vae.beta: expected a list, or a range with a step, for tune.search.kind: grid"),
+    "population suggested one by one": (
+        "scheduler: halving", "scheduler: pbt\n    kind: tpe", "kind: tpe",
+        "tune.search.kind: expected grid, random or sobol with scheduler: pbt, got 'tpe'"),
+    "objective twice": (
+        "  spaces:\n", "  metric: [rate_nats, rate_nats]\n  spaces:\n", "metric",
+        "tune.metric: expected each figure once, got ('rate_nats', 'rate_nats')"),
+    "neither list nor range": (
+        "beta: [0.5, 1.0]", "beta: 3", "beta",
+        "tune.spaces.vae.beta: expected a list or a section with keys, got 3"),
     "no swept value": ("beta: [0.5, 1.0]", "beta: []", "beta: [", "tune.spaces.vae.beta: expected at least one value"),
     "rungs that fall": (
         "rungs: [1]", "rungs: [2, 1]", "rungs",
@@ -324,8 +365,8 @@ def test_a_stage_lists_exactly_the_parameters_it_reads(stage: str) -> None:
 
 def test_every_section_is_a_dependency_of_some_stage_but_where_it_runs() -> None:
     listed = {key.split(".")[0] for stage in STAGES.values() for key in stage["params"]}
-    assert listed | EMPTY == set(Params.__slots__) - {UNTRACKED}
-    assert UNTRACKED not in listed
+    assert listed | EMPTY == set(Params.__slots__) - {"compute"}
+    assert set(UNTRACKED) & set().union(*(stage["params"] for stage in STAGES.values())) == set()
 
 
 def test_the_committed_dvc_yaml_is_exact() -> None:
@@ -351,13 +392,37 @@ def test_a_changed_dvc_yaml_is_put_right(old: str, new: str) -> None:
 MODEL = VAEConfig(kind="vae", latent_dim=4, network=MLPConfig(kind="mlp", hidden=(8,)))
 
 
+TRAIN = SHIPPED.train
+
+
 def test_overrides_replace_values_at_any_depth() -> None:
-    changed = with_overrides(MODEL, {"beta": 2, "network.activation": "tanh"})
-    assert changed == dataclasses.replace(
-        MODEL, beta=2.0, network=dataclasses.replace(MODEL.network, activation="tanh")
+    model, train = apply_overrides(
+        MODEL, TRAIN, {"beta": 2, "network.activation": "tanh", "train.learning_rate.peak": 0.5, "train.epochs": 3}
     )
-    assert fingerprint(changed) == fingerprint(with_overrides(changed, {"beta": 2.0})), "2 and 2.0 are one run"
+    assert model == dataclasses.replace(MODEL, beta=2.0, network=dataclasses.replace(MODEL.network, activation="tanh"))
+    assert train == dataclasses.replace(
+        TRAIN,
+        epochs=3,
+        learning_rate=dataclasses.replace(TRAIN.learning_rate, peak=0.5),  # type: ignore[type-var]
+    )
+    assert fingerprint(model) == fingerprint(apply_overrides(model, TRAIN, {"beta": 2.0})[0]), "2 and 2.0 are one run"
     assert MODEL.beta == 1.0
+    assert apply_overrides(MODEL, TRAIN, {}) == (MODEL, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        (Range(low=1, high=4), (1, 2, 3, 4)),
+        (Range(low=2, high=9, step=3), (2, 5, 8)),
+        (Range(low=0.5, high=1.0, step=0.25), (0.5, 0.75, 1.0)),
+        (Range(low=0.5, high=1.0), None),
+        (Range(low=1, high=1000, log=True), tuple(range(1, 1001))),
+    ],
+)
+def test_a_range_counts_its_values_where_it_can(given: Range, values: tuple[float, ...] | None) -> None:
+    assert given.values == values
+    assert given.integer is (values is not None and isinstance(values[0], int))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +442,7 @@ def test_overrides_replace_values_at_any_depth() -> None:
 )
 def test_overrides_are_checked_like_the_file(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"expected|unknown") as error:
-        with_overrides(MODEL, overrides)
+        apply_overrides(MODEL, TRAIN, overrides)
     assert str(error.value) == message
 
 

@@ -15,10 +15,10 @@ from pipeline.config import EvaluateConfig, FeaturesConfig, Params, load_params
 from pipeline.data.loader import Split, open_split
 from pipeline.errors import UserError
 from pipeline.evaluate.classifier import open_classifier, write_classifier
+from pipeline.evaluate.codebook import Codebook
 from pipeline.evaluate.distances import SUBSET_ROWS
-from pipeline.evaluate.measures import Codebook
 from pipeline.evaluate.metrics import FIRST, evaluate_model
-from pipeline.evaluate.models import open_model, open_prior, same_model
+from pipeline.evaluate.models import digest, open_model, open_prior, same_model
 from pipeline.report.vocabulary import METRICS
 from pipeline.stages import evaluate as stage
 from pipeline.train.run import TrainRun
@@ -442,7 +442,7 @@ def test_a_coder_that_gives_other_codes_back_is_an_error(
         return (torch.zeros(20, 2, 2, dtype=torch.int64),)
 
     model = open_model(published["vqvae"])
-    monkeypatch.setattr("pipeline.evaluate.measures.decode_codes", other)
+    monkeypatch.setattr("pipeline.evaluate.codebook.decode_codes", other)
     with pytest.raises(RuntimeError, match="the entropy coder gave other codes back"):
         judge(model, prior_of(model), probe_images=0, coded_images=20)
 
@@ -515,6 +515,18 @@ def test_models_are_the_same_by_weights_and_configuration(
 ) -> None:
     assert same_model(published["vae"], published["vae"])
     assert not same_model(published["vae"], published["cvae"])
+
+
+def test_the_digest_of_a_model_is_that_of_its_weights_and_configuration(
+    published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes((published["vae"] / name).read_bytes())
+    assert digest(tmp_path) == digest(published["vae"]) != digest(published["cvae"])
+    assert len(digest(tmp_path)) == 16
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes((published["cvae"] / name).read_bytes())
+        assert digest(tmp_path) != digest(published["vae"])
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -14,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline import files
 from pipeline.config import ComputeConfig
 from pipeline.data.loader import Split, open_split
-from pipeline.errors import UserError
-from pipeline.train import checkpoints, loop
+from pipeline.errors import Diverged, StorageFailed, UserError
+from pipeline.train import checkpoints, learner, loop
+from pipeline.train.folders import DiskFolder, Folder
+from pipeline.train.leaving import Watch
 from pipeline.train.loop import build, train
 from pipeline.train.publish import publish_model
 from pipeline.train.run import TrainRun
@@ -32,13 +36,13 @@ from vae_core.config import ConvConfig, ModelConfig, RampConfig, VQVAEConfig
 from vae_core.metrics.primary import primary
 from vae_core.models.vae import VAE
 from vae_core.normal import kl
-from vae_core.serialize import load_model
-from vae_core.training import Step, train_step
+from vae_core.serialize import dump_tensors, load_model
+from vae_core.training import Step, make_optimizer, train_step
 
 FAMILIES = ("autoencoder", "vae", "cvae", "iwae", "vqvae", "vqvae2", "categorical", "hierarchical")
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 STEPS = 10  # an epoch
-LAST = "step-000000020"
+END = 20
 
 
 @pytest.fixture(autouse=True)
@@ -57,15 +61,27 @@ def go(run: TrainRun, directory: Path, **options: Any) -> list[tuple[int, dict[s
 
 def outcome(directory: Path) -> dict[str, bytes]:
     """Every byte of the final checkpoint, and every row of figures."""
-    found = {path.name: path.read_bytes() for path in (directory / "checkpoints" / LAST).iterdir()}
-    return {**found, "rows": (directory / "metrics.jsonl").read_bytes()}
+    (newest,) = (directory / "checkpoints").glob(f"step-{END:09d}-*")
+    return {"checkpoint": newest.read_bytes(), "rows": (directory / "metrics.jsonl").read_bytes()}
+
+
+def tensors(directory: Path, step: int = END) -> dict[str, Tensor]:
+    """Those of a checkpoint, by their names with the part that they belong to."""
+    (path,) = (directory / "checkpoints").glob(f"step-{step:09d}-*")
+    return load(path.read_bytes())
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor], *parts: str) -> bool:
+    """Whether the tensors of these parts are the same bits."""
+    names = [name for name in left if name.startswith(parts)]
+    assert names
+    return all(torch.equal(left[name], right[name]) for name in names)
 
 
 @contextmanager
 def killed(function: str, call: int) -> Any:
-    """Break the block off at the nth call of a function of the loop."""
-    owner, _, name = function.rpartition(".")
-    owner = checkpoints if owner else loop
+    """Break the block off at the nth call of a function of the loop, or of those that it calls."""
+    owner, name = {"train_step": learner, "write": checkpoints}.get(function, loop), function
     original, calls = getattr(owner, name), iter(range(1, 1000))
 
     def counted(*args: Any, **keywords: Any) -> Any:
@@ -107,7 +123,7 @@ def test_another_seed_gives_another_result(
     family: str, trained: Mapping[str, Path], make_run: Callable[..., TrainRun], tmp_path: Path
 ) -> None:
     go(make_run(family, seed=1), tmp_path)
-    assert outcome(tmp_path)["model.safetensors"] != outcome(trained[family])["model.safetensors"]
+    assert not same(tensors(tmp_path), tensors(trained[family]), "model.")
     assert outcome(tmp_path)["rows"] != outcome(trained[family])["rows"]
 
 
@@ -125,12 +141,12 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    ("function", "call"), [("evaluate", 1), ("evaluate", 2), ("save", 1), ("save", 3), ("save", 6)]
+    ("function", "call"), [("evaluate", 1), ("evaluate", 2), ("write", 1), ("write", 3), ("write", 6)]
 )
 def test_a_run_killed_between_steps_resumes_to_the_same_bytes(
     function: str, call: int, trained: Mapping[str, Path], make_run: Callable[..., TrainRun], tmp_path: Path
 ) -> None:
-    with killed(f"checkpoints.{function}" if function == "save" else function, call):
+    with killed(function, call):
         go(make_run("vqvae"), tmp_path)
     go(make_run("vqvae"), tmp_path)
     assert outcome(tmp_path) == outcome(trained["vqvae"])
@@ -154,7 +170,7 @@ def test_a_run_whose_newest_checkpoint_was_damaged_resumes_from_the_one_before(
     newest = checkpoints.latest(tmp_path / "checkpoints")
     assert newest is not None
     assert newest.state["step"] == 16
-    (newest.path / "optimizer.safetensors").write_bytes(b"torn")
+    (tmp_path / "checkpoints" / newest.name).write_bytes(b"torn")
     go(make_run("vqvae"), tmp_path)
     assert outcome(tmp_path) == outcome(trained["vqvae"])
 
@@ -179,18 +195,19 @@ def test_how_often_checkpoints_are_written_changes_nothing(
     assert outcome(tmp_path) == outcome(trained["vae"])
 
 
-def test_each_epoch_is_reported_once_with_its_checkpoint_on_disk(
-    make_run: Callable[..., TrainRun], tmp_path: Path
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_each_epoch_is_reported_once_and_the_last_when_its_checkpoint_is_on_disk(
+    epochs: int | None, make_run: Callable[..., TrainRun], tmp_path: Path
 ) -> None:
     def report(epoch: int, figures: dict[str, float]) -> None:
         newest = checkpoints.latest(tmp_path / "checkpoints")
-        assert newest is not None
-        told.append((epoch, figures, newest.state["step"]))
+        told.append((epoch, figures, newest.state["step"] if newest else 0))
 
     told: list[tuple[int, dict[str, float], int]] = []
-    go(make_run(), tmp_path, on_epoch=report)
-    figures = MetricLog(tmp_path).epochs()
-    assert told == [(0, figures[0], 10), (1, figures[1], 20)]
+    go(make_run(), tmp_path, on_epoch=report, epochs=epochs)
+    assert [(epoch, figures) for epoch, figures, _ in told] == list(enumerate(MetricLog(tmp_path).epochs()))
+    assert len(told) == (epochs or 2)
+    assert told[-1][2] == STEPS * len(told)
 
 
 def test_finished_epochs_are_reported_again_after_a_kill(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
@@ -206,7 +223,7 @@ def test_a_finished_run_trains_nothing_and_reports_all(
     trained: Mapping[str, Path], make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = Path(shutil.copytree(trained["vae"], tmp_path / "run"))
-    monkeypatch.setattr(loop, "train_step", None)
+    monkeypatch.setattr(learner, "train_step", None)
     assert go(make_run(), directory) == list(enumerate(MetricLog(trained["vae"]).epochs()))
     assert outcome(directory) == outcome(trained["vae"])
 
@@ -223,9 +240,11 @@ def test_a_run_that_pauses_after_an_epoch_goes_on_to_the_same_bytes(
 
 
 def test_a_checkpoint_names_the_place_in_the_data(trained: Mapping[str, Path]) -> None:
-    state = json.loads((trained["vae"] / "checkpoints" / LAST / "state.json").read_text())
-    assert (state["step"], state["means"]) == (20, {})
-    assert (state["loader"]["epoch"], state["loader"]["step"]) == (2, 0)
+    newest = checkpoints.latest(trained["vae"] / "checkpoints")
+    assert newest is not None
+    assert (newest.state["step"], newest.state["means"], newest.state["best_step"]) == (20, {}, 20)
+    assert (newest.state["loader"]["epoch"], newest.state["loader"]["step"]) == (2, 0)
+    assert newest.state.keys() == {"step", "loader", "means", "skipped", "best_step"}
 
 
 def test_validation_figures_are_those_of_every_row_once(
@@ -262,7 +281,7 @@ def spoiled(
         return train_step(model, batch, *args, forward=broken if next(count) in steps else forward, **keywords)
 
     count = iter(range(1, 1000))
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(learner, "train_step", step)
 
 
 def test_a_skipped_step_is_counted_and_changes_nothing(
@@ -285,9 +304,7 @@ def test_the_weights_of_a_skipped_step_are_those_before_it(
 ) -> None:
     spoiled([20], monkeypatch, gradient=True)
     go(make_run("vqvae"), tmp_path, checkpoint_every_steps=19)
-    before, after = (tmp_path / "checkpoints" / name for name in ("step-000000019", LAST))
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert (before / name).read_bytes() == (after / name).read_bytes()
+    assert same(tensors(tmp_path, 19), tensors(tmp_path, 20), "model.", "optimizer.")
 
 
 def test_skipped_steps_are_counted_over_a_kill(
@@ -308,7 +325,7 @@ def test_past_the_limit_of_skipped_steps_the_samples_are_named(
 ) -> None:
     spoiled([2, 4, 12], monkeypatch, rows=[7, 90])
     run = make_run(max_skipped_steps=2)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(Diverged) as error:
         go(run, tmp_path)
     named = loop._loader(run.open("train"), run).ids(1, 1, np.array([7, 90]))
     assert all(name.startswith("digits-") for name in named)
@@ -323,7 +340,7 @@ def test_a_gradient_that_is_not_finite_under_finite_losses_is_told_as_such(
     make_run: Callable[..., TrainRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoiled([2], monkeypatch, gradient=True)
-    with pytest.raises(UserError, match=r"^step 2: .* allows 0\); every loss is finite; lower train.learning_rate"):
+    with pytest.raises(Diverged, match=r"^step 2: .* allows 0\); every loss is finite; lower train.learning_rate"):
         go(make_run(max_skipped_steps=0), tmp_path)
 
 
@@ -340,7 +357,7 @@ def test_an_epoch_in_which_every_step_is_skipped_is_no_end(
 
 
 def test_a_run_that_diverged_names_the_remedy(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^step 10: val: distortion_nats is \w+, .* 9 steps skipped; lower train.lear"):
+    with pytest.raises(Diverged, match=r"^step 10: val: distortion_nats is \w+, .* 9 steps skipped; lower train.lear"):
         go(make_run(learning_rate=1e12), tmp_path)
 
 
@@ -352,11 +369,14 @@ def test_the_average_of_the_weights_is_what_is_judged_and_published(
     newest = checkpoints.latest(tmp_path / "run" / "checkpoints")
     assert newest is not None
     assert newest.state["average_updates"] == 20
-    last = (newest.path / "model.safetensors").read_bytes()
-    assert last == outcome(trained["vqvae"])["model.safetensors"], "averaging changes no training"
+    assert same(newest.tensors, tensors(trained["vqvae"]), "model.", "optimizer."), "averaging changes no training"
     publish_model(run, tmp_path / "run", tmp_path / "model")
     weights = (tmp_path / "model" / "model.safetensors").read_bytes()
-    assert weights == newest.weights == (newest.path / "average.safetensors").read_bytes() != last
+    averaged = {
+        name.replace("average.", "model."): newest.tensors[name] for name in newest.tensors if "average" in name
+    }
+    assert weights == newest.weights == dump_tensors({name[6:]: tensor for name, tensor in averaged.items()})
+    assert not same(averaged, newest.tensors, "model.")
     split = run.open("val")
     found = loop.evaluate(load_model(tmp_path / "model"), loop._loader(split, run), seed=0, device=torch.device("cpu"))
     assert found == told[-1][1] == files.read_json(tmp_path / "model" / "metrics.json")["val"]
@@ -383,7 +403,7 @@ def test_a_learning_rate_is_a_number_or_a_schedule(
         rates.append(learning_rate)
         return train_step(*args, learning_rate=learning_rate, **keywords)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(learner, "train_step", step)
     go(make_run(learning_rate=0.003), tmp_path / "number")
     assert rates == [0.003] * 20
     rates.clear()
@@ -399,8 +419,7 @@ def test_bfloat16_trains_nearly_alike(
     ours, exact = MetricLog(tmp_path).epochs()[-1], MetricLog(trained[family]).epochs()[-1]
     assert ours != exact
     assert ours[primary(ours)] == pytest.approx(exact[primary(exact)], rel=0.02)
-    weights = load((tmp_path / "checkpoints" / LAST / "model.safetensors").read_bytes())
-    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+    assert {value.dtype for value in tensors(tmp_path).values() if value.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on this machine")
@@ -413,6 +432,168 @@ def test_a_compiled_step_trains_alike(make_run: Callable[..., TrainRun], tmp_pat
     ours, eager = (MetricLog(tmp_path / name).rows() for name in ("on", "off"))
     for one, other in zip(ours, eager, strict=True):
         assert one["neg_elbo_nats"] == pytest.approx(other["neg_elbo_nats"], rel=1e-4)
+
+
+# What goes on beside the steps
+
+
+def speed_rows(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "speed.jsonl").read_text().splitlines()]
+
+
+def test_an_epoch_leaves_a_row_of_its_speed(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
+    """In a file of its own: what is a result is the same each time."""
+    go(make_run("vqvae"), tmp_path)
+    rows = speed_rows(tmp_path)
+    assert [(row["epoch"], row["step"], row["workers"]) for row in rows] == [(0, 10, 1), (1, 20, 1)]
+    for row in rows:
+        shares = [row[name] for name in ("data", "compute", "communication", "checkpoint", "evaluation")]
+        assert sum(shares) == pytest.approx(1)
+        assert all(share >= 0 for share in shares)
+        assert row["communication"] == 0 < row["compute"]
+        training = row["seconds"] * (row["data"] + row["compute"])
+        assert row["images_per_s"] == pytest.approx(1163 / training)
+        assert row["peak_memory_bytes"] > 2**20
+
+
+def test_the_images_of_a_resumed_epoch_are_counted_from_where_it_goes_on(
+    make_run: Callable[..., TrainRun], tmp_path: Path
+) -> None:
+    with killed("train_step", 17):
+        go(make_run(), tmp_path)
+    go(make_run(), tmp_path)
+    row = speed_rows(tmp_path)[-1]
+    assert row["images_per_s"] * row["seconds"] * (row["data"] + row["compute"]) == pytest.approx(1163 - 6 * 128)
+
+
+def test_a_node_about_to_go_has_a_checkpoint_on_disk_before_the_next_step(
+    make_run: Callable[..., TrainRun], trained: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was asked changes no result."""
+    monkeypatch.setattr("pipeline.train.leaving.EVERY_S", 0.0)  # after each step
+    asked = 0
+
+    def leaving() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked in (3, 13)
+
+    def step(*args: Any, **keywords: Any) -> Step:
+        newest = checkpoints.latest(tmp_path / "checkpoints")
+        on_disk.append(newest.state["step"] if newest else 0)
+        return train_step(*args, **keywords)
+
+    on_disk: list[int] = []
+    monkeypatch.setattr(learner, "train_step", step)
+    go(make_run(), tmp_path, checkpoint_every_steps=1000, leaving=leaving)
+    assert asked == 18, "after each step but the last of an epoch, which writes a checkpoint anyway"
+    assert on_disk[3:5] == [3, 3]
+    assert on_disk[14:16] == [14, 14]
+    assert outcome(tmp_path) == outcome(trained["vae"])
+
+
+def test_it_is_asked_more_seldom_the_faster_steps_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for seconds, expected in ((0.01, [1, 101, 201]), (0.5, [1, 11, 21, 31]), (60.0, [1, 2, 3, 4])):
+        answers = [False] * len(expected)
+        watch, asked = Watch(answers.pop, 0), []
+        for step in range(1, expected[-1] + 1):
+            now += seconds
+            before = len(answers)
+            assert not watch.is_leaving(step)
+            asked += [step] * (before - len(answers))
+        assert asked == expected
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_one_before(
+    make_run: Callable[..., TrainRun], trained: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: DiskFolder, name: str, data: bytes) -> None:
+        if name.startswith("step-000000010"):
+            raise StorageFailed("no room")
+        write(self, name, data)
+
+    write = DiskFolder.write
+    monkeypatch.setattr(DiskFolder, "write", full)
+    with pytest.raises(StorageFailed, match=r"^no room$"):
+        go(make_run(), tmp_path)
+    newest = checkpoints.latest(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.state["step"] == 8
+    monkeypatch.undo()
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    go(make_run(), tmp_path)
+    assert outcome(tmp_path) == outcome(trained["vae"])
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    make_run: Callable[..., TrainRun], trained: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And changes nothing of what is written: the first is held back until five more steps are done."""
+    stepped, write = threading.Event(), checkpoints.write
+    names: list[str] = []
+
+    def late(folder: Folder, snapshot: checkpoints.Snapshot) -> None:
+        assert stepped.wait(30)
+        write(folder, snapshot)
+        names.extend(folder.names("step-000000004"))
+
+    def step(*args: Any, **keywords: Any) -> Step:
+        done = train_step(*args, **keywords)
+        if next(count) == 8:
+            stepped.set()
+        return done
+
+    count = iter(range(1, 100))
+    go(make_run("vqvae"), tmp_path / "plain", epochs=1)
+    monkeypatch.setattr(checkpoints, "write", late)
+    monkeypatch.setattr(learner, "train_step", step)
+    go(make_run("vqvae"), tmp_path / "late")
+    assert outcome(tmp_path / "late") == outcome(trained["vqvae"])
+    with killed("train_step", 5):
+        go(make_run("vqvae"), tmp_path / "killed")
+    assert names[0] in os.listdir(tmp_path / "killed" / "checkpoints"), "its name is that of its content"
+
+
+@pytest.mark.parametrize("family", ["vae", "vqvae", "categorical"])
+def test_rows_that_pass_in_parts_train_alike(
+    family: str, make_run: Callable[..., TrainRun], tmp_path: Path, trained: Mapping[str, Path]
+) -> None:
+    go(make_run(family), tmp_path, max_rows=50)
+    for one, other in zip(MetricLog(tmp_path).rows(), MetricLog(trained[family]).rows(), strict=True):
+        assert one["neg_elbo_nats"] == pytest.approx(other["neg_elbo_nats"], abs=0.05)
+    assert next(state.item() for name, state in tensors(tmp_path).items() if name.endswith(".step")) == 20
+
+
+def test_rows_that_cannot_pass_in_parts_are_refused_by_the_key(
+    make_run: Callable[..., TrainRun], models: Mapping[str, ModelConfig], tmp_path: Path
+) -> None:
+    run = make_run(replace(models["vae"], free_bits=0.1))
+    with pytest.raises(UserError, match=r"^params.yaml: models: free_bits: .*; set compute.max_rows to null, or train"):
+        go(run, tmp_path, max_rows=127)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    go(run, tmp_path, max_rows=128, epochs=1)
+
+
+def test_restored_moments_lie_in_memory_as_their_parameters() -> None:
+    """Those of channels-last convolutions do not lie as they were saved, and one kernel walks through both."""
+    taken = []
+    for restored in (False, True):
+        torch.manual_seed(0)
+        net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = make_optimizer(net, learning_rate=0.1)  # type: ignore[arg-type]
+        for _ in range(2):
+            optimizer.zero_grad()
+            net(torch.linspace(0, 1, 75).view(1, 3, 5, 5)).square().sum().backward()
+            optimizer.step()
+            if restored:
+                for state in optimizer.state.values():
+                    state.update({name: value.contiguous() for name, value in state.items()})
+                learner.lay_out(optimizer)
+        taken.append(net.weight.detach().clone())
+        assert optimizer.state[net.weight]["exp_avg"].stride() == net.weight.stride()
+    assert torch.equal(*taken)
 
 
 def test_a_model_that_does_not_fit_the_data_names_the_key(make_run: Callable[..., TrainRun], tmp_path: Path) -> None:
@@ -458,7 +639,11 @@ def test_a_ray_train_worker_gives_the_same_bytes(
         go(make_run("vqvae"), tmp_path / "there")
     fit(make_run("vqvae"), tmp_path / "there", make_compute(), what="train", total_steps=20)
     assert outcome(tmp_path / "there") == outcome(tmp_path / "here")
-    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["checkpoints", "metrics.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "speed.jsonl",
+    ]
 
 
 @ray_test

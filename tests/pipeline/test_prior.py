@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline import files
 from pipeline.config import Params, PriorConfig, load_params
 from pipeline.data.loader import open_split
-from pipeline.errors import UserError
+from pipeline.errors import Diverged, UserError
 from pipeline.evaluate.models import open_model, open_prior
 from pipeline.prior import codes as codes_module
 from pipeline.prior import train as train_module
@@ -23,6 +23,7 @@ from pipeline.prior.codes import Coded, encode_split
 from pipeline.prior.train import PriorRun, Trained, train_prior
 from pipeline.stages import prior as stage
 from pipeline.train import checkpoints
+from pipeline.train.folders import DiskFolder
 from vae_core.config import ConvConfig, DataSpec, VQVAE2Config
 from vae_core.config.priors import PixelCNNConfig
 from vae_core.models import CodeModel, build_model
@@ -178,10 +179,10 @@ def test_a_run_killed_at_any_step_ends_the_same(
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (checkpoints, "save", 1),
-        (checkpoints, "save", 3),
-        (checkpoints, "save", 6),
-        (files, "write_bytes", 1),
+        (checkpoints, "write", 1),
+        (checkpoints, "write", 3),
+        (checkpoints, "write", 6),
+        (DiskFolder, "write", 3),
         (train_module._Loop, "_validate", 1),
         (train_module._Loop, "_validate", 2),
     ],
@@ -203,7 +204,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
     newest = checkpoints.latest(tmp_path / "checkpoints")
     assert newest is not None
     assert newest.state["step"] == 12
-    (newest.path / "model.safetensors").write_bytes(b"torn")
+    (tmp_path / "checkpoints" / newest.name).write_bytes(b"torn")
     assert go(make(), splits, tmp_path) == whole
 
 
@@ -279,9 +280,9 @@ def test_runs_are_told_apart_by_all_that_decides_the_result(make: Callable[..., 
 def test_a_run_that_is_lost_says_what_to_lower(
     make: Callable[..., PriorRun], splits: tuple[Coded, Coded], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"step 10: the validation cost is not finite; lower prior\.learning_rate"):
+    with pytest.raises(Diverged, match=r"step 10: the validation cost is not finite; lower prior\.learning_rate"):
         go(make(learning_rate=1e30, max_grad_norm=1e30), splits, tmp_path / "first")
-    with pytest.raises(UserError, match=r"step 12: loss or gradient not finite, 11 steps skipped; lower prior\."):
+    with pytest.raises(Diverged, match=r"step 12: loss or gradient not finite, 11 steps skipped; lower prior\."):
         go(make(learning_rate=1e30, max_grad_norm=1e30, global_batch_size=64), splits, tmp_path / "second")
 
 
@@ -319,17 +320,37 @@ def test_the_stage_leaves_a_prior_that_draws_images(project: Path, params: Param
     assert prior is not None
     assert prior.config == PixelCNNConfig(channels=8, layers=2)
     assert sample(model, 3, seed=0, prior=prior).shape == (3, 1, 8, 8)
-    assert list((project / ".runs").glob("prior-*")) == []
 
 
 def test_the_stage_leaves_the_same_bytes_each_time(project: Path, params: Params) -> None:
     out = project / "models" / "vqvae" / "prior"
     stage.main(params, "vqvae")
     first = {path.name: path.read_bytes() for path in out.iterdir()}
+    shutil.rmtree(project / ".runs")
     with killed(train_module, "prior_step", 7):
         stage.main(params, "vqvae")
     stage.main(params, "vqvae")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+
+
+def test_a_finished_run_trains_nothing_and_writes_its_outputs_again(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = project / "models" / "vqvae" / "prior"
+    stage.main(params, "vqvae")
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    (folder,) = (project / ".runs").glob("vqvae-prior-*")
+    what, finished = (files.read_json(folder / name) for name in ("run.json", "finished.json"))
+    lineage = files.read_json(out / CONFIG)["lineage"]
+    assert {name: what[name] for name in lineage} == lineage
+    assert (what["kind"], what["family"], what["prior"]["epochs"]) == ("prior", "vqvae", 1)
+    assert finished["figures"] == files.read_json(out / "metrics.json")["val"]
+    shutil.rmtree(out)
+    monkeypatch.setattr(train_module, "prior_step", None)
+    stage.main(params, "vqvae")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+    assert f"is finished; its outputs are written again from {folder}" in capsys.readouterr().err
+    assert files.read_json(folder / "finished.json") == finished
 
 
 def test_a_family_of_continuous_codes_has_its_prior_in_the_model(project: Path, params: Params) -> None:

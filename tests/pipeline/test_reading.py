@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import ComputeConfig
 from pipeline.data.config import ReadConfig
 from pipeline.data.index import read_manifest, write_manifest
 from pipeline.errors import UserError
 from pipeline.train import worker
+from pipeline.train.config import ComputeConfig
 from pipeline.train.loop import train
 from pipeline.train.run import Reading, TrainRun
 

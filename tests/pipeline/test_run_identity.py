@@ -1,6 +1,7 @@
 """A run's name: it follows from parameters, data and code, and from nothing else."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from pipeline import closure
 from pipeline.closure import ROOT, code_fingerprint
 from pipeline.data.index import read_manifest, write_manifest
+from pipeline.train.config import ComputeConfig
+from pipeline.train.folders import DiskFolder
 from pipeline.train.run import LOOP, TrainRun
-from vae_core.config import MLPConfig, ModelConfig, RampConfig, VAEConfig
+from vae_core.config import MLPConfig, ModelConfig, RampConfig, VAEConfig, model_from_dict
 
 
 def test_equal_runs_have_one_name(make_run: Callable[..., TrainRun]) -> None:
@@ -99,3 +102,37 @@ def test_lineage_names_what_decides_the_run(make_run: Callable[..., TrainRun]) -
     run = make_run()
     assert run.lineage == {"data": run.data, "params": run.params, "code": code_fingerprint(LOOP)}
     assert make_run(folder=run.shards, seed=1).params != run.params
+
+
+def test_a_folder_is_named_by_family_kind_and_identity(make_run: Callable[..., TrainRun]) -> None:
+    run = make_run("vae")
+    assert run.folder_name("cvae") == f"cvae-{run.name}"
+    assert run.folder_name("vae", "trial") == f"vae-trial-{run.name}"
+
+
+def test_the_folder_is_below_compute_storage(
+    make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig], tmp_path: Path
+) -> None:
+    run = make_run("vae")
+    assert run.folder("vae", make_compute()) == DiskFolder(tmp_path / run.folder_name("vae"))
+    elsewhere = run.folder("vae", make_compute(storage="memory://store"), "trial")
+    assert elsewhere.location == f"memory://store/{run.folder_name('vae', 'trial')}"
+
+
+def test_a_run_is_described_by_all_that_it_follows_from(make_run: Callable[..., TrainRun]) -> None:
+    run = make_run("vae", seed=3)
+    described = json.loads(json.dumps(run.described))
+    assert {name: described[name] for name in run.lineage} == run.lineage
+    assert described["train"]["seed"] == 3
+    assert model_from_dict(described["model"]) == run.model
+    assert described["steps_per_epoch"] == 10
+    assert make_run("vae", seed=4).described != run.described
+
+
+def test_where_a_run_is_kept_changes_nothing_of_it(
+    make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig], shards: Path
+) -> None:
+    run = make_run("vae")
+    for compute in (make_compute(), make_compute(storage="memory://store"), make_compute(workers=2, keep_runs=1)):
+        placed = TrainRun.of(run.model, run.train, shards, compute)
+        assert (placed.name, placed.described) == (run.name, run.described)

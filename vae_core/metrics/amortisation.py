@@ -91,8 +91,7 @@ class _Case:
 
     def distortions(self, q: DiagonalNormal, epsilon: Tensor) -> Tensor:
         """-log p(x | z) of each draw, [S, B]."""
-        z = q.draw(epsilon)
-        return self.model.log_prior(z, self.condition) - self.model.log_joint(self.x, self.condition, z)
+        return -self.model.log_likelihood(self.x, self.condition, q.draw(epsilon))
 
     def rate(self, q: DiagonalNormal) -> Tensor:
         return kl(q, self.model.prior(self.condition))

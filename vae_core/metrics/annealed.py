@@ -25,14 +25,14 @@ MEMORY = 0.9  # of the running acceptance
 PILOT_CHAINS = 4
 
 
-class HasJoint(Protocol):
+class HasDensities(Protocol):
     """A model with a continuous latent whose densities can be evaluated: the Gaussian family."""
 
     latent_dim: int
 
     def from_prior(self, epsilon: Tensor, c: Tensor | None) -> Tensor: ...
 
-    def log_joint(self, x: Tensor, c: Tensor | None, z: Tensor) -> Tensor: ...
+    def log_likelihood(self, x: Tensor, c: Tensor | None, z: Tensor) -> Tensor: ...
 
     def log_prior(self, z: Tensor, c: Tensor | None) -> Tensor: ...
 
@@ -56,19 +56,15 @@ class AnnealedEstimate:
 class _Target:
     """The decoder's side of p(z) p(x | z)^b for some images."""
 
-    model: HasJoint
+    model: HasDensities
     x: Tensor
     condition: Tensor | None
     at_once: int
 
-    def log_densities(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(z) and log p(x | z), [S, B] each, for z [S, B, L]."""
-        prior = self.model.log_prior(z, self.condition)
-        return prior, self.model.log_joint(self.x, self.condition, z) - prior
-
-    def likelihood(self, z: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([self.log_densities(some)[1] for some in z.split(self.at_once)])
+    @torch.no_grad()
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x | z), [S, B], for z [S, B, L]."""
+        return torch.cat([self.model.log_likelihood(self.x, self.condition, some) for some in z.split(self.at_once)])
 
     def gradient(self, z: Tensor, power: float) -> tuple[Tensor, Tensor]:
         """log density [S, B] and its gradient [S, B, L] at this power of the likelihood."""
@@ -76,8 +72,8 @@ class _Target:
         for some in z.split(self.at_once):
             with torch.enable_grad():
                 leaf = some.detach().requires_grad_()
-                prior, likelihood = self.log_densities(leaf)
-                value = prior + power * likelihood
+                likelihood = self.model.log_likelihood(self.x, self.condition, leaf)
+                value = self.model.log_prior(leaf, self.condition) + power * likelihood
                 gradients.append(torch.autograd.grad(value.sum(), leaf)[0])
             values.append(value.detach())
         return torch.cat(values), torch.cat(gradients)
@@ -93,7 +89,7 @@ def sigmoidal_schedule(steps: int, sharpness: float = 4.0) -> list[float]:
 
 
 def annealed_importance(
-    model: HasJoint,
+    model: HasDensities,
     x: Tensor,
     c: Tensor | None,
     *,
@@ -144,7 +140,7 @@ def _anneal(
     recent = torch.full_like(z[0, :, 0], TARGET_ACCEPTANCE)
     accepted = torch.zeros_like(recent)
     for step, (before, power) in enumerate(pairwise(powers)):
-        log_weight += (power - before) * target.likelihood(z).double()
+        log_weight += (power - before) * target.log_likelihood(z).double()
         size = size if adapt else sizes[step]
         used.append(size)
         momentum = noise.normal(f"{purpose}/momentum/{step}", chains, latent_dim).movedim(1, 0)

@@ -49,7 +49,7 @@ class Means:
         self.sums = totals
 
     def compute(self) -> dict[str, float]:
-        """The means over all ranks; every rank must call it. Empty when nothing was added anywhere."""
+        """The means over all ranks; every rank must call it. Empty when nothing that weighs was added anywhere."""
         totals = self.state_dict()
         weight = totals.pop("weight", 0.0)
-        return {name: total / weight for name, total in totals.items()}
+        return {name: total / weight for name, total in totals.items()} if weight > 0 else {}

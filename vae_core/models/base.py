@@ -15,6 +15,7 @@ from vae_core.noise import Noise
 
 Codes: TypeAlias = tuple[Tensor, ...]
 Latent: TypeAlias = Tensor | Codes
+Followed: TypeAlias = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,19 @@ class Model(nn.Module, ABC):
     def forward(self, inputs: Inputs) -> Any:
         """The family's output, from which its objective follows. Pure."""
 
+    def followed(self, output: Any, inputs: Inputs) -> Followed:
+        """What `update` reads of an output, by name, each [B, ...]."""
+        return {}
+
     @torch.no_grad()
-    def update(self, output: Any, inputs: Inputs, noise: Noise) -> None:
-        """Change what does not follow a gradient, after the optimizer's step; every rank calls it."""
+    def update(self, followed: Followed, row_weight: Tensor, noise: Noise, taken: Tensor) -> None:
+        """Change what does not follow a gradient, after the optimizer's step; every rank calls it.
+
+        Args:
+            followed: of all rows of this rank.
+            row_weight: [B]; 0 for padding, which may hold anything.
+            taken: bool, 0-dim: whether the optimizer took its step; if not, nothing may change.
+        """
         return
 
     @abstractmethod

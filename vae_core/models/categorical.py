@@ -11,7 +11,7 @@ from vae_core import estimators
 from vae_core.config import CategoricalConfig, DataSpec, MLPConfig
 from vae_core.distributed import all_reduce_sum
 from vae_core.likelihoods import PixelHead, Pixels
-from vae_core.models.base import CodeModel, Codes, Inputs, repeated
+from vae_core.models.base import CodeModel, Codes, Followed, Inputs, repeated
 from vae_core.networks import build_decoder, build_encoder
 from vae_core.noise import Noise
 
@@ -97,12 +97,17 @@ class Categorical(CodeModel):
             dream_log_q=self._dream_log_q(c, inputs) if self.config.estimator == "wake_sleep" else None,
         )
 
+    def followed(self, output: CategoricalOutput, inputs: Inputs) -> Followed:
+        """`reinforce`: the cost less what was expected, [B, S]."""
+        if output.expected is None:
+            return {}
+        return {"missed": (output.cost(inputs.weights["beta"]) - output.expected.cost).T}
+
     @torch.no_grad()
-    def update(self, output: CategoricalOutput, inputs: Inputs, noise: Noise) -> None:
+    def update(self, followed: Followed, row_weight: Tensor, noise: Noise, taken: Tensor) -> None:
         """`reinforce`: let the running statistics follow the costs of the global batch."""
-        if self.baseline is not None and output.expected is not None:
-            missed = output.cost(inputs.weights["beta"]) - output.expected.cost
-            self.baseline.follow(missed, inputs.row_weight)
+        if self.baseline is not None:
+            self.baseline.follow(followed["missed"].T, row_weight, taken)
 
     def encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Log-probabilities of q(z | x, c), float32 [B, V, K], for observed pixels x [B, C, H, W]."""
@@ -162,7 +167,7 @@ class Categorical(CodeModel):
     def _distortion(self, x: Tensor, c: Tensor | None, latent: Tensor) -> Tensor:
         """-log p(x | z, c), [S, B], for vectors [S, B, V, K]."""
         pixels = self._decode(latent.flatten(0, 1), repeated(c, len(latent)))
-        return pixels.nll(x.repeat(len(latent), 1, 1, 1)).view(latent.shape[:2])
+        return pixels.nll(x).view(latent.shape[:2])
 
     def _decode(self, vectors: Tensor, c: Tensor | None) -> Pixels:
         pixels: Pixels = self.head(self.decoder(vectors.flatten(1), c))
@@ -191,13 +196,17 @@ class Baseline(nn.Module):
         predicted = self.out(self.body(x, c)).float().squeeze(1)
         return Expectation(predicted + self.mean, self.started / self.variance.sqrt().clamp_min(1.0))
 
-    def follow(self, missed: Tensor, row_weight: Tensor) -> None:
-        """Take one global batch into the statistics: `missed` is cost less expected cost, [S, B]; all ranks call it."""
+    def follow(self, missed: Tensor, row_weight: Tensor, taken: Tensor) -> None:
+        """Take one global batch into the statistics: `missed` is cost less expected cost, [S, B]; all ranks call it.
+
+        Where not `taken` (bool, 0-dim), they stay as they are.
+        """
         counted = torch.where(row_weight > 0, missed, 0.0).double()  # padding may hold anything
         count = row_weight.sum() * len(missed)
         sums = torch.stack(((counted * row_weight).sum(), (counted.square() * row_weight).sum(), count))
         total, squares, count = all_reduce_sum(sums)
         mean, keep = total / count, DECAY * self.started
-        self.variance.mul_(keep).add_((1 - keep) * (squares / count - mean.square()).clamp_min(0))
-        self.mean.add_((1 - keep) * mean)
-        self.started.fill_(1.0)
+        variance = (self.variance * keep).add_((1 - keep) * (squares / count - mean.square()).clamp_min(0))
+        self.variance.copy_(torch.where(taken, variance, self.variance))
+        self.mean.add_(torch.where(taken, (1 - keep) * mean, 0.0))
+        self.started.copy_(torch.where(taken, 1.0, self.started))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from vae_core.config import DataSpec, IWAEConfig, VAEConfig
-from vae_core.likelihoods import Bernoulli, PixelHead, Pixels
+from vae_core.likelihoods import PixelHead, Pixels
 from vae_core.models.base import ContinuousModel, repeated
 from vae_core.networks import build_decoder, build_encoder
 from vae_core.noise import Noise
@@ -79,10 +79,11 @@ class GaussianModel(ContinuousModel, ABC):
 
     def log_joint(self, x: Tensor, c: Tensor | None, z: Tensor) -> Tensor:
         """log p(x, z | c) in nats, [S, B], for latents [S, B, L]."""
-        pixels = self.decode(z.flatten(0, 1), repeated(c, len(z)))
-        rows = x if isinstance(pixels, Bernoulli) else x.repeat(len(z), 1, 1, 1)  # the one that copies nothing
-        log_likelihood: Tensor = -pixels.nll(rows).unflatten(0, z.shape[:2])
-        return log_likelihood + self.log_prior(z, c)
+        return self.log_likelihood(x, c, z) + self.log_prior(z, c)
+
+    def log_likelihood(self, x: Tensor, c: Tensor | None, z: Tensor) -> Tensor:
+        """log p(x | z, c) in nats, [S, B], for latents [S, B, L]."""
+        return -self.decode(z.flatten(0, 1), repeated(c, len(z))).nll(x).view(z.shape[:2])
 
     def log_prior(self, z: Tensor, c: Tensor | None) -> Tensor:
         """log p(z | c) in nats, [S, B], for latents [S, B, L]."""

@@ -156,7 +156,7 @@ class Hierarchical(ContinuousModel):
         """log p(x, z | c) - log q(z | x, c), [S, B], of the draws that epsilon [S, B, latent_dim] gives."""
         samples, flat = len(epsilon), epsilon.flatten(0, 1)
         output = self.infer(tuple(f.repeat(samples, 1, 1, 1) for f in q), repeated(c, samples), flat)
-        log_likelihood = -output.pixels.nll(x.repeat(samples, 1, 1, 1))
+        log_likelihood = -output.pixels.nll(x)
         groups = zip(output.priors, output.posteriors, output.latents, self._walk(flat), strict=True)
         ratios = [_log_ratio(prior, posterior, z, noise) for prior, posterior, z, (_, noise) in groups]
         return (log_likelihood + torch.stack(ratios).sum(0)).view(epsilon.shape[:2])

@@ -5,16 +5,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_core.models.base import Inputs, repeated
-from vae_core.models.gaussian import GaussianModel, GaussianOutput
+from vae_core.models.base import Inputs
+from vae_core.models.gaussian import GaussianModel
 from vae_core.normal import DiagonalNormal
 
 
 @dataclass(frozen=True, slots=True)
 class IWAEOutput:
-    """A VAE's output and log p(x, z) - log q(z | x) of each draw, [S, B], differentiable as the estimator wants it."""
+    """q(z | x), p(z) (None: standard normal) and, of each draw, [S, B] nats:
 
-    vae: GaussianOutput
+    Attributes:
+        log_likelihood: log p(x | z).
+        log_weight: log p(x, z) - log q(z | x), differentiable as the estimator wants it.
+    """
+
+    posterior: DiagonalNormal
+    prior: DiagonalNormal | None
+    log_likelihood: Tensor
     log_weight: Tensor
 
 
@@ -28,10 +35,8 @@ class IWAE(GaussianModel):
         if self.config.gradient == "dreg":
             z = self._with_scaled_gradient(x, c, q, z)
         log_q = (q if self.config.gradient == "iwae" else q.detach()).log_prob(z)
-        pixels = self.decode(z.flatten(0, 1), repeated(c, len(z)))
-        log_likelihood = -pixels.nll(x.repeat(len(z), 1, 1, 1)).unflatten(0, z.shape[:2])
-        log_weight = log_likelihood + self.log_prior(z, c) - log_q
-        return IWAEOutput(GaussianOutput(q, self.prior(c), z, pixels), log_weight)
+        log_likelihood = self.log_likelihood(x, c, z)
+        return IWAEOutput(q, self.prior(c), log_likelihood, log_likelihood + self.log_prior(z, c) - log_q)
 
     def _with_scaled_gradient(self, x: Tensor, c: Tensor | None, q: DiagonalNormal, z: Tensor) -> Tensor:
         """The same z, through which each draw's gradient passes multiplied by its normalised weight.

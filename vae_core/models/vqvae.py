@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vae_core.config import DataSpec, VQVAEConfig
 from vae_core.likelihoods import PixelHead, Pixels
-from vae_core.models.base import CodeModel, Codes, Inputs
+from vae_core.models.base import CodeModel, Codes, Followed, Inputs
 from vae_core.networks import ConvDown, ConvUp, grid_shape, is_signal, join_channels, same_size
 from vae_core.noise import Noise
 from vae_core.quantize import Quantized, build_quantizer
@@ -50,9 +50,12 @@ class VQVAE(CodeModel):
         found = self.quantize(inputs.x, inputs.condition)
         return VQOutput((found,), self._decode(found.straight_through(), inputs.condition))
 
+    def followed(self, output: VQOutput, inputs: Inputs) -> Followed:
+        return {"encoded": output.levels[0].encoded, "codes": output.levels[0].codes}
+
     @torch.no_grad()
-    def update(self, output: VQOutput, inputs: Inputs, noise: Noise) -> None:
-        self.quantizer.update(output.levels[0], inputs.row_weight, noise)
+    def update(self, followed: Followed, row_weight: Tensor, noise: Noise, taken: Tensor) -> None:
+        self.quantizer.update(followed["encoded"], followed["codes"], row_weight, noise, taken)
 
     def represent(self, x: Tensor, c: Tensor | None) -> Codes:
         return (self.quantize(x, c).codes,)

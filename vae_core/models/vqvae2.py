@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vae_core.config import ConvConfig, DataSpec, VQVAE2Config
 from vae_core.likelihoods import PixelHead, Pixels
-from vae_core.models.base import CodeModel, Codes, Inputs
+from vae_core.models.base import CodeModel, Codes, Followed, Inputs
 from vae_core.models.vqvae import VQOutput
-from vae_core.networks import ACTIVATIONS, ConvDown, ConvUp, Residual, grid_shape, is_signal, join_channels, same_size
+from vae_core.networks import ACTIVATIONS, ConvDown, ConvUp, grid_shape, is_signal, join_channels, residuals, same_size
 from vae_core.noise import Noise
 from vae_core.quantize import Quantized, Quantizer, build_quantizer
 
@@ -64,10 +64,15 @@ class VQVAE2(CodeModel):
         vectors = [level.straight_through() for level in found]
         return VQOutput(found, self._decode(vectors, inputs.condition))
 
+    def followed(self, output: VQOutput, inputs: Inputs) -> Followed:
+        levels = enumerate(output.levels)
+        return {f"{name}/{i}": getattr(level, name) for i, level in levels for name in ("encoded", "codes")}
+
     @torch.no_grad()
-    def update(self, output: VQOutput, inputs: Inputs, noise: Noise) -> None:
-        for i, (quantizer, found) in enumerate(zip(self._quantizers(), output.levels, strict=True)):
-            quantizer.update(found, inputs.row_weight, noise, f"codes of level {i}")
+    def update(self, followed: Followed, row_weight: Tensor, noise: Noise, taken: Tensor) -> None:
+        for i, quantizer in enumerate(self._quantizers()):
+            encoded, codes = followed[f"encoded/{i}"], followed[f"codes/{i}"]
+            quantizer.update(encoded, codes, row_weight, noise, taken, f"codes of level {i}")
 
     def represent(self, x: Tensor, c: Tensor | None) -> Codes:
         return tuple(found.codes for found in self.quantize(x, c))
@@ -115,13 +120,9 @@ def _halving(config: ConvConfig, width: int, signal: bool) -> nn.Sequential:
     """Features of a level -> features of the one above it."""
     kernel, stride, pad = ((1, 3), (1, 2), (0, 1)) if signal else ((3, 3), (2, 2), (1, 1))
     halve = nn.Conv2d(width, width, kernel_size=kernel, stride=stride, padding=pad)
-    return nn.Sequential(ACTIVATIONS[config.activation](), halve, *_residuals(config, width, signal))
+    return nn.Sequential(ACTIVATIONS[config.activation](), halve, *residuals(config, width, signal))
 
 
 def _expansion(config: ConvConfig, channels: int, width: int, signal: bool) -> nn.Sequential:
     """Codes of a level, with what is decoded from above it -> features for the level below, not yet enlarged."""
-    return nn.Sequential(same_size(channels, width, 3, signal), *_residuals(config, width, signal))
-
-
-def _residuals(config: ConvConfig, width: int, signal: bool) -> list[nn.Module]:
-    return [Residual(width, config.activation, signal) for _ in range(config.residual_blocks)]
+    return nn.Sequential(same_size(channels, width, 3, signal), *residuals(config, width, signal))

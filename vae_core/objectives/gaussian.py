@@ -1,15 +1,12 @@
 """Objectives of the models with one layer of Gaussian latents: the ELBO and its variants, and the importance bound."""
 
-import math
-
-from torch import Tensor
-
 from vae_core.config import VAEConfig
+from vae_core.estimators import importance_bound
 from vae_core.models.autoencoder import AutoencoderOutput
 from vae_core.models.base import Inputs
 from vae_core.models.gaussian import GaussianOutput
 from vae_core.models.iwae import IWAEOutput
-from vae_core.normal import kl_each
+from vae_core.normal import kl, kl_each
 from vae_core.objectives.free_bits import free_bits, mean_over_rows
 from vae_core.objectives.terms import Terms, elbo_parts
 from vae_core.objectives.total_correlation import decomposition
@@ -26,7 +23,7 @@ def vae_terms(config: VAEConfig, output: GaussianOutput, inputs: Inputs) -> Term
 
     Source: Higgins et al., ICLR 2017, equation 4; beta 1 is the negative ELBO of arXiv:1312.6114, equation 3.
     """
-    distortion = mean_distortion(output, inputs.x)
+    distortion = output.pixels.nll(inputs.x).view(output.latent.shape[:2]).mean(0)
     each = kl_each(output.posterior, output.prior)
     rate, beta = each.sum(1), inputs.weights["beta"]
     parts = elbo_parts(distortion, rate)
@@ -42,22 +39,14 @@ def vae_terms(config: VAEConfig, output: GaussianOutput, inputs: Inputs) -> Term
     return Terms(distortion + beta * rate, parts)
 
 
-def importance_terms(output: IWAEOutput, inputs: Inputs, *, gradient: str) -> Terms:
+def importance_terms(output: IWAEOutput, *, gradient: str) -> Terms:
     """Minus the importance-weighted bound, or for `stl` and `dreg` the surrogate with their gradient.
 
     Source: arXiv:1509.00519, equations 8 and 14; arXiv:1703.09194; arXiv:1810.04152, equation 8.
     """
-    log_weight = output.log_weight
-    bound = math.log(len(log_weight)) - log_weight.logsumexp(0)
-    distortion = mean_distortion(output.vae, inputs.x)
-    rate = kl_each(output.vae.posterior, output.vae.prior).sum(1)
-    parts = {**elbo_parts(distortion, rate), "neg_iwae_bound_nats": bound}
+    log_weight, bound = output.log_weight, -importance_bound(output.log_weight)
+    parts = elbo_parts(-output.log_likelihood.mean(0), kl(output.posterior, output.prior))
+    parts["neg_iwae_bound_nats"] = bound
     if gradient == "iwae":
         return Terms(bound, parts)
     return Terms(-(log_weight.detach().softmax(0) * log_weight).sum(0), parts)
-
-
-def mean_distortion(output: GaussianOutput, x: Tensor) -> Tensor:
-    """-log p(x | z) of each sample, the mean over its draws, [B]."""
-    draws = len(output.latent)
-    return output.pixels.nll(x.repeat(draws, 1, 1, 1)).view(draws, len(x)).mean(0)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+ELBO = ("neg_elbo_nats", "distortion_nats", "rate_nats")
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:

@@ -1,16 +1,15 @@
 """One optimizer step of a prior. No epochs, no logging, no files."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from vae_core.distributed import all_reduce_sum, world_size
+from vae_core.descent import descend
+from vae_core.distributed import world_size
 from vae_core.noise import Noise
 from vae_core.priors.pixelcnn import CodePrior
 
@@ -21,11 +20,11 @@ class PriorStep:
 
     Attributes:
         nll: nats, [B, levels], of this rank's rows before the step, with its dropout; detached.
-        skipped: loss or gradient was not finite on some rank, so that no rank changed its prior.
+        skipped: bool, 0-dim: loss or gradient was not finite on some rank, so that no rank changed its prior.
     """
 
     nll: Tensor
-    skipped: bool
+    skipped: Tensor
 
 
 def prior_step(
@@ -49,17 +48,10 @@ def prior_step(
         row_weight: [B]; 1 for a row of the data, 0 for padding.
     """
     core = cast(CodePrior, prior.module if isinstance(prior, DistributedDataParallel) else prior)
+    optimizer.zero_grad(set_to_none=True)
     nll = prior(codes, c, core.draws(noise))
     # The wrapper averages gradients over the ranks; the mean wanted is over the rows of the global batch.
     loss = (nll.sum(1) * row_weight).sum() * (world_size() / noise.rows)
-    optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = get_total_norm([p.grad for p in prior.parameters() if p.grad is not None])
-    if not math.isfinite(all_reduce_sum(loss.detach() + 0 * norm).item()):
-        return PriorStep(nll.detach(), skipped=True)
-    if norm > max_grad_norm:
-        clip_grads_with_norm_(prior.parameters(), max_grad_norm, norm)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
-    return PriorStep(nll.detach(), skipped=False)
+    taken = descend(optimizer, loss, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
+    return PriorStep(nll.detach(), skipped=~taken)

@@ -62,13 +62,16 @@ class Quantizer(nn.Module, ABC):
         """int64 [B, h, w]: the codes nearest to the point at `fraction` of the line from codes `start` to `end`."""
         return self.assign(torch.lerp(self.lookup(start), self.lookup(end), fraction))
 
-    def update(self, found: Quantized, weight: Tensor, noise: Noise, purpose: str = "codes") -> None:
+    def update(
+        self, encoded: Tensor, codes: Tensor, weight: Tensor, noise: Noise, taken: Tensor, purpose: str = "codes"
+    ) -> None:
         """Follow the encoder after a training step; every rank calls it. A fixed grid has nothing to do.
 
         Args:
-            found: what `forward` gave for this rank's rows.
+            encoded, codes: what `forward` gave for this rank's rows.
             weight: [B]; rows of weight 0 (padding) do not count and may hold anything.
             noise: of the step; picks the encoder outputs, by place in the global batch, at which codes start.
+            taken: bool, 0-dim: whether the step was taken; if not, nothing changes.
             purpose: sets the draws of several quantizers in a model apart.
         """
         return

@@ -45,12 +45,12 @@ class Codebook(Quantizer, ABC):
         self.register_load_state_dict_post_hook(_look_again)  # type: ignore[no-untyped-call]
 
     @abstractmethod
-    def _follow(self, count: Tensor, total: Tensor) -> None:
-        """Move the codes, given the number [K, 1] and the sum [K, D] of the encoder outputs that chose each."""
+    def _moved(self, count: Tensor, total: Tensor) -> Tensor:
+        """[K, D]: the codes after the number [K, 1] and the sum [K, D] of the encoder outputs that chose each."""
 
     @abstractmethod
     def _tracked(self, vectors: Tensor, weight: Tensor) -> Tensor:
-        """[N, 1 + ...]: what is summed by code for `_follow`, the weight first."""
+        """[N, 1 + ...]: what is summed by code for `_moved`, the weight first."""
 
     def vectors(self) -> Tensor:
         """[K, D]: the codes as they are compared and as the decoder sees them."""
@@ -68,15 +68,22 @@ class Codebook(Quantizer, ABC):
         return F.embedding(codes, self.vectors()).movedim(-1, 1)
 
     @torch.no_grad()
-    def update(self, found: Quantized, weight: Tensor, noise: Noise, purpose: str = "codes") -> None:
-        vectors = found.encoded.movedim(1, -1).flatten(1, -2)  # [B, P, D]
+    def update(
+        self, encoded: Tensor, codes: Tensor, weight: Tensor, noise: Noise, taken: Tensor, purpose: str = "codes"
+    ) -> None:
+        vectors = encoded.movedim(1, -1).flatten(1, -2)  # [B, P, D]
         vectors = torch.where(weight[:, None, None] > 0, vectors, 0.0)
         if self._has_started():
-            self._move(vectors, found.codes.flatten(), weight, noise, purpose)
+            self._move(vectors, codes.flatten(), weight, noise, taken, purpose)
         else:
-            self._begin(vectors, weight, noise, purpose)
+            self._begin(vectors, weight, noise, taken, purpose)
 
-    def _move(self, vectors: Tensor, codes: Tensor, weight: Tensor, noise: Noise, purpose: str) -> None:
+    def _set(self, codebook: Tensor, counts: Tensor | float, taken: Tensor) -> None:
+        """Where the step was `taken`; without waiting for the device to know."""
+        self.codebook.copy_(torch.where(taken, codebook, self.codebook))
+        self.counts.copy_(torch.where(taken, counts, self.counts))
+
+    def _move(self, vectors: Tensor, codes: Tensor, weight: Tensor, noise: Noise, taken: Tensor, purpose: str) -> None:
         """Follow the encoder, then let unused codes restart; with one collective."""
         positions = vectors.shape[1]
         places = noise.integers(f"{purpose}/restart", noise.rows * positions, self.num_codes)
@@ -84,14 +91,13 @@ class Codebook(Quantizer, ABC):
         sums, fresh = sums_by_code(codes, tracked, self.num_codes), held_here(places, vectors, weight, noise)
         joined = all_reduce_sum(torch.cat((sums, fresh), dim=1))
         count, total, fresh = joined.tensor_split((1, sums.shape[1]), dim=1)
-        self._follow(count, total)
         counts = self.counts * self.ema_decay + count[:, 0] * (1 - self.ema_decay)
         mean_count = count.sum() / self.num_codes
         unused = counts < self.restart_below * mean_count
-        self.codebook.copy_(torch.where(unused[:, None], fresh, self.codebook))
-        self.counts.copy_(torch.where(unused, mean_count, counts))
+        codebook = torch.where(unused[:, None], fresh, self._moved(count, total))
+        self._set(codebook, torch.where(unused, mean_count, counts), taken)
 
-    def _begin(self, vectors: Tensor, weight: Tensor, noise: Noise, purpose: str) -> None:
+    def _begin(self, vectors: Tensor, weight: Tensor, noise: Noise, taken: Tensor, purpose: str) -> None:
         """Set every code to an encoder output of the global batch, or to the mean of a cluster of them."""
         positions = vectors.shape[1]
         outputs = noise.rows * positions
@@ -100,10 +106,9 @@ class Codebook(Quantizer, ABC):
         if self.start == "kmeans":
             rows, counted = vectors.flatten(0, 1), weight.repeat_interleave(positions)
             codes = kmeans(codes, rows, counted, cosine=self.cosine)
-        self.codebook.copy_(codes)
         # As if each had been chosen equally often for long: from a count of 0, the first outputs would throw it about.
-        self.counts.fill_(outputs / self.num_codes)
-        self.started.fill_(True)
+        self._set(codes, outputs / self.num_codes, taken)
+        self.started.logical_or_(taken)
 
     def _has_started(self) -> bool:
         # Reading a tensor waits for the device; once the answer is yes, it stays yes.
@@ -121,11 +126,11 @@ class EMACodebook(Codebook):
     def _tracked(self, vectors: Tensor, weight: Tensor) -> Tensor:
         return torch.cat((weight[:, None], vectors * weight[:, None]), dim=1)
 
-    def _follow(self, count: Tensor, total: Tensor) -> None:
+    def _moved(self, count: Tensor, total: Tensor) -> Tensor:
         before, share = self.counts[:, None] * self.ema_decay, 1 - self.ema_decay
         counts, sums = before + count * share, self.codebook * before + total * share
         # A code that nothing chooses stays: dividing by next to nothing would draw it to the origin.
-        self.codebook.copy_(torch.where(counts > 1e-12, sums / counts, self.codebook))
+        return torch.where(counts > 1e-12, sums / counts, self.codebook)
 
 
 class LossCodebook(Codebook):
@@ -138,8 +143,8 @@ class LossCodebook(Codebook):
     def _tracked(self, vectors: Tensor, weight: Tensor) -> Tensor:
         return weight[:, None]
 
-    def _follow(self, count: Tensor, total: Tensor) -> None:
-        return
+    def _moved(self, count: Tensor, total: Tensor) -> Tensor:
+        return self.codebook
 
 
 def _any_codes(config: QuantizedConfig) -> Tensor:

@@ -21,11 +21,11 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.config import ComputeConfig
 from pipeline.data.config import DataConfig, ImageConfig, ImageFolderSource, ShardConfig
 from pipeline.data.ingest import ingest, prepare
 from pipeline.data.shards import write_here
 from pipeline.data.sources import image_folder
+from pipeline.train.config import ComputeConfig
 
 STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 PARTITION_FILES = 20

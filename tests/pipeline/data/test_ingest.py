@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import files
-from pipeline.config import ComputeConfig
 from pipeline.data import table
 from pipeline.data.config import DataConfig, PublishedSource
 from pipeline.data.ingest import ingest, prepare
@@ -22,6 +21,7 @@ from pipeline.data.sources.base import Rows
 from pipeline.data.sources.digits import open_digits
 from pipeline.data.split import assign, content_hash
 from pipeline.errors import UserError
+from pipeline.train.config import ComputeConfig
 
 
 def prepared(data: Path) -> pa.Table:

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from prepared_data import SHAPE, prepare_random, prepared_rows
 
 from pipeline import files, runtime
-from pipeline.config import ComputeConfig
 from pipeline.data import external_shuffle, index_rows, shards, table
 from pipeline.data.config import ShardConfig
 from pipeline.data.external_shuffle import runs
@@ -37,6 +36,7 @@ from pipeline.data.shards import deal, write_here
 from pipeline.data.split import SPLITS
 from pipeline.data.tar import Layout, key
 from pipeline.errors import UserError
+from pipeline.train.config import ComputeConfig
 
 SMALL = 20_000  # bytes of a shard: about ten samples
 ATTRIBUTES = ("size", "x")

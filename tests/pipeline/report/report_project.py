@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from pipeline.config import ReportConfig
 from pipeline.data.quarantine import Entry, write_ledger
+from pipeline.report.inputs import SWEEP
 
 FAMILIES = ("vae", "cvae", "vqvae", "autoencoder", "hierarchical")
 CONFIG = ReportConfig(title="Digits, three ways", data_images=8)
@@ -195,7 +196,9 @@ def write_family(root: Path, family: str, number: int) -> None:
     results = metrics(family, number)
     write(root / f"results/train/{family}/curves.tsv", curves(family == "vqvae", family != "autoencoder"))
     write(root / f"results/tune/{family}/trials.csv", trials(SWEPT[family], family != "autoencoder"))
-    picture(root / f"results/tune/{family}/rate_distortion.png", 640, 400)
+    write_json(root / f"results/tune/{family}/best.json", {objective(family): {"trial": "trial-3"}})
+    for name in SWEEP:
+        picture(root / f"results/tune/{family}/{name}.png", 640, 400)
     write_json(root / f"results/evaluate/{family}.json", results)
     write_json(root / f"results/diagnosis/{family}.json", FINDINGS.get(family, []))
     for name in PICTURES[family]:
@@ -224,17 +227,21 @@ def curves(shifted: bool, has_rate: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
+def objective(family: str) -> str:
+    return "distortion_nats" if family == "autoencoder" else "neg_elbo_nats"
+
+
 def trials(swept: tuple[str, ...], has_rate: bool = True) -> str:
     figures = ("val_neg_elbo_nats", "val_distortion_nats", "val_rate_nats")
-    lines = [",".join(("trial", "status", "epochs", *swept, *figures, "best"))]
+    lines = [",".join(("trial", "status", "epochs", *swept, *figures, "metric", "best", "pareto"))]
     for number in range(7):
         status = "baseline" if number == 0 else "completed" if number < 4 else "stopped"
         epochs = 10 if number < 4 else 3 if number == 4 else 1
         value = 104.5 - 1.1 * number if number < 4 else 120.0 + number
         name = "baseline" if number == 0 else f"trial-{number}"
         best = str(number == 3).lower()
-        scores = f"{value},{value - 25.5},25.5" if has_rate else f",{value - 25.5},"
-        lines.append(f"{name},{status},{epochs},0.{number + 2},{10 + 5 * number},{scores},{best}")
+        scores = f"{value},{value - 25.5},25.5,{value}" if has_rate else f",{value - 25.5},,{value - 25.5}"
+        lines.append(f"{name},{status},{epochs},0.{number + 2},{10 + 5 * number},{scores},{best},{best}")
     return "\n".join(lines) + "\n"
 
 

@@ -288,7 +288,10 @@ INPUTS = (
     "data/quarantine.parquet",
     "results/train/vae/curves.tsv",
     "results/tune/vae/trials.csv",
+    "results/tune/vae/best.json",
     "results/tune/vae/rate_distortion.png",
+    "results/tune/vae/parallel_coordinates.png",
+    "results/tune/vae/importance.png",
     "results/evaluate/vae.json",
     "results/diagnosis/vae.json",
     "artifacts/vae/config.json",
@@ -329,12 +332,29 @@ def test_figures_that_a_family_does_not_have_are_left_out(root: Path, html: str)
 
 
 def test_a_family_without_a_sweep_says_that_the_baseline_is_best(root: Path) -> None:
-    header = "trial,status,epochs,val_neg_elbo_nats,val_distortion_nats,val_rate_nats,best"
-    write(root / "results/tune/vae/trials.csv", f"{header}\nbaseline,baseline,10,101.5,76.0,25.5,true\n")
+    header = "trial,status,epochs,val_neg_elbo_nats,val_distortion_nats,val_rate_nats,metric,best,pareto"
+    write(root / "results/tune/vae/trials.csv", f"{header}\nbaseline,baseline,10,101.5,76.0,25.5,101.5,true,true\n")
     text = " ".join(Page(render_report(["vae"], CONFIG, root)).text.split())
     assert "1 candidate, the baseline" in text
     assert "the baseline is also the best" in text
     assert "swept" not in text
+    assert "Importance of each key" not in text
+
+
+def test_a_sweep_for_another_figure_shows_it_and_puts_the_highest_first(root: Path) -> None:
+    header = "trial,status,epochs,beta,val_neg_elbo_nats,val_distortion_nats,val_rate_nats,val_disentanglement_mig"
+    rows = ["baseline,baseline,10,1,101.5,76.0,25.5,0.11,0.11,false,false",
+            "trial-000,completed,10,4,105.5,90.0,15.5,0.31,0.31,true,true"]  # fmt: skip
+    write(root / "results/tune/vae/trials.csv", "\n".join([f"{header},metric,best,pareto", *rows, ""]))
+    write(root / "results/tune/vae/best.json", json.dumps({"disentanglement_mig": {"trial": "trial-000"}}))
+    html = render_report(["vae"], CONFIG, root)
+    table = re.search(r"Trials of vae; the best is marked.*?</table>", html, flags=re.DOTALL)
+    assert table
+    text = " ".join(Page(html).text.split())
+    assert "judged by validation MIG." in text
+    assert "completed, unbeaten" in text
+    assert re.findall(r'<th scope="row"><span class="name">([^<]+)', table[0]) == ["trial-000", "baseline"]
+    assert "0.31" in table[0]
 
 
 def test_stage_writes_the_page(root: Path, html: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,62 +1,32 @@
 """Two ranks compute what one process computes on the joined batch, also where the batch does not divide evenly."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-import gloo_rank
 import pytest
+import step_work
 import torch
-from gloo_rank import FAMILIES, FAULTS, SIZES
+from ranks import alone, together
+from step_work import COMPILED, FAMILIES, FAULTS, IN_PARTS, SIZES
 from torch import Tensor
 
-import vae_core
 from vae_core.models import build_model
 from vae_core.models.vae import VAE
 from vae_core.normal import kl_each
 from vae_core.quantize import Codebook
 from vae_core.training import prepare
 
-WORLD, TIMEOUT_S = 2, 120
+WORLD = 2
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The results of two ranks that ran together, each a process of its own."""
-    directory = tmp_path_factory.mktemp("ranks")
-    program, root = Path(gloo_rank.__file__), Path(vae_core.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(program), str(rank), str(WORLD), str(directory)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in started] == [0] * WORLD, "\n".join(outputs)
-    return [torch.load(directory / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return together(step_work.__name__, WORLD, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, Any]:
-    """The results of this process, which has no process group."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    found = gloo_rank.results()
-    torch.set_num_threads(threads)
-    return found
+def by_itself(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return alone(step_work.__name__, tmp_path_factory.mktemp("alone"))
 
 
 def test_the_batches_are_uneven() -> None:
@@ -66,30 +36,49 @@ def test_the_batches_are_uneven() -> None:
 
 @every_family
 def test_one_step_on_two_ranks_is_the_step_on_the_joined_batch(
-    family: str, ranks: list[dict[str, Any]], alone: dict[str, Any]
+    family: str, ranks: list[dict[str, Any]], by_itself: dict[str, Any]
 ) -> None:
     for result in ranks:
-        for name, tensor in alone["one_step"][family]["state"].items():
+        for name, tensor in by_itself["one_step"][family]["state"].items():
             torch.testing.assert_close(result["one_step"][family]["state"][name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @every_family
 def test_several_steps_on_two_ranks_are_those_on_the_joined_batches(
-    family: str, ranks: list[dict[str, Any]], alone: dict[str, Any]
+    family: str, ranks: list[dict[str, Any]], by_itself: dict[str, Any]
 ) -> None:
     for result in ranks:
-        for name, tensor in alone["several_steps"][family]["state"].items():
+        for name, tensor in by_itself["several_steps"][family]["state"].items():
             torch.testing.assert_close(result["several_steps"][family]["state"][name], tensor, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", IN_PARTS)
+def test_ranks_whose_rows_pass_in_parts_take_the_steps_of_the_joined_batches(
+    family: str, ranks: list[dict[str, Any]], by_itself: dict[str, Any]
+) -> None:
+    """And communicate once a step, whatever the number of parts."""
+    for result in (*ranks, by_itself):
+        for name, tensor in by_itself["several_steps"][family]["state"].items():
+            torch.testing.assert_close(result["parts"][family]["state"][name], tensor, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", COMPILED)
+def test_ranks_that_compile_take_the_steps_of_the_joined_batches(
+    family: str, ranks: list[dict[str, Any]], by_itself: dict[str, Any]
+) -> None:
+    for result in (*ranks, by_itself):
+        for name, tensor in by_itself["several_steps"][family]["state"].items():
+            torch.testing.assert_close(result["compiled"][family]["state"][name], tensor, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("steps", ["one_step", "several_steps"])
 @every_family
 def test_terms_of_the_rows_of_a_rank_are_those_of_the_joined_batch(
-    family: str, steps: str, ranks: list[dict[str, Any]], alone: dict[str, Any]
+    family: str, steps: str, ranks: list[dict[str, Any]], by_itself: dict[str, Any]
 ) -> None:
-    expected = alone[steps][family]["terms"]
+    expected = by_itself[steps][family]["terms"]
     places = torch.cat([result[steps][family]["places"] for result in ranks])
-    assert sorted(places.tolist()) == alone[steps][family]["places"].tolist()
+    assert sorted(places.tolist()) == by_itself[steps][family]["places"].tolist()
     for name in expected:
         found = torch.cat([result[steps][family]["terms"][name] for result in ranks])
         torch.testing.assert_close(found, expected[name][places], rtol=1e-4, atol=1e-3)
@@ -110,9 +99,9 @@ def test_parameters_and_buffers_are_the_same_bits_on_both_ranks(
         assert first["baseline.started"]
 
 
-def test_steps_move_every_parameter_so_that_equality_says_something(alone: dict[str, Any]) -> None:
+def test_steps_move_every_parameter_so_that_equality_says_something(by_itself: dict[str, Any]) -> None:
     for family in FAMILIES:
-        one, several = alone["one_step"][family]["state"], alone["several_steps"][family]["state"]
+        one, several = by_itself["one_step"][family]["state"], by_itself["several_steps"][family]["state"]
         still = [name for name in one if torch.equal(one[name], several[name])]
         assert [name for name in still if not name.endswith("started")] == []
 
@@ -120,13 +109,13 @@ def test_steps_move_every_parameter_so_that_equality_says_something(alone: dict[
 def test_free_bits_are_decided_by_rows_of_both_ranks_so_that_equality_says_something() -> None:
     """With its own rows alone, a rank would charge for other dimensions."""
     config = FAMILIES["vae-free-bits"]
-    model = build_model(config, gloo_rank.DATA)
+    model = build_model(config, step_work.DATA)
     assert isinstance(model, VAE)
-    batch, noise = gloo_rank.own_batch(0, SIZES[0])
+    batch, noise = step_work.own_batch(0, SIZES[0])
     with torch.no_grad():
         each = kl_each(model.encode(prepare(model, batch, noise, 0.0).x, None))
     charged = {
-        tuple((rows.mean(0) > gloo_rank.FREE_BITS).tolist()) for rows in (each, *(each[r::WORLD] for r in range(WORLD)))
+        tuple((rows.mean(0) > step_work.FREE_BITS).tolist()) for rows in (each, *(each[r::WORLD] for r in range(WORLD)))
     }
     assert len(charged) > 1
 
@@ -141,41 +130,43 @@ def test_codes_restart_while_both_ranks_train(monkeypatch: pytest.MonkeyPatch) -
         restarted.append(int((self.counts == mean_count).sum()))
 
     monkeypatch.setattr(Codebook, "_move", counting)
-    gloo_rank.several_steps(FAMILIES["vqvae"])
+    step_work.several_steps(FAMILIES["vqvae"])
     assert len(restarted) == len(SIZES) - 1
     assert 0 < sum(restarted) < 8 * len(restarted)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_every_rank(
-    fault: str, ranks: list[dict[str, Any]], alone: dict[str, Any]
+    fault: str, ranks: list[dict[str, Any]], by_itself: dict[str, Any]
 ) -> None:
     """And the next one is taken by all."""
-    for result in (*ranks, alone):
+    for result in (*ranks, by_itself):
         for family in result["fault"].values():
             assert family[fault] == {"skipped": True, "unchanged": True, "skipped_again": False}
 
 
 @pytest.mark.parametrize("figures", ["means", "usage", "resumed"])
 def test_figures_of_two_ranks_are_those_of_one(
-    figures: str, ranks: list[dict[str, Any]], alone: dict[str, Any]
+    figures: str, ranks: list[dict[str, Any]], by_itself: dict[str, Any]
 ) -> None:
-    expected = alone["metrics"][figures]
+    expected = by_itself["metrics"][figures]
     assert expected
     for result in ranks:
         assert result["metrics"][figures] == pytest.approx(expected, rel=1e-6)
 
 
-def test_means_taken_up_again_are_those_of_all_rows(alone: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
-    rows = [gloo_rank.global_batch(step, rows).images.double().flatten(1).mean(1) for step, rows in enumerate(SIZES)]
-    for result in (alone, *ranks):
+def test_means_taken_up_again_are_those_of_all_rows(by_itself: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    rows = [step_work.global_batch(step, rows).images.double().flatten(1).mean(1) for step, rows in enumerate(SIZES)]
+    for result in (by_itself, *ranks):
         assert result["metrics"]["resumed"]["x"] == pytest.approx(torch.cat(rows).mean().item(), rel=1e-12)
 
 
-def test_active_units_of_two_ranks_are_those_of_one(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+def test_active_units_of_two_ranks_are_those_of_one(ranks: list[dict[str, Any]], by_itself: dict[str, Any]) -> None:
     for result in ranks:
-        assert result["metrics"]["active_units"] == alone["metrics"]["active_units"] == 2
-        torch.testing.assert_close(result["metrics"]["variances"], alone["metrics"]["variances"], rtol=1e-5, atol=1e-9)
+        assert result["metrics"]["active_units"] == by_itself["metrics"]["active_units"] == 2
+        torch.testing.assert_close(
+            result["metrics"]["variances"], by_itself["metrics"]["variances"], rtol=1e-5, atol=1e-9
+        )
 
 
 def test_a_sum_over_ranks_is_in_place_and_reaches_both(ranks: list[dict[str, Any]]) -> None:
@@ -194,8 +185,8 @@ def test_ranks_know_their_place_and_wrap_their_models(ranks: list[dict[str, Any]
         assert (found["wrapped"], found["broadcasts_buffers"]) == ("DistributedDataParallel", False)
 
 
-def test_outside_a_group_collectives_do_nothing(alone: dict[str, Any]) -> None:
-    assert alone["collectives"] == {
+def test_outside_a_group_collectives_do_nothing(by_itself: dict[str, Any]) -> None:
+    assert by_itself["collectives"] == {
         "rank": 0,
         "world": 1,
         "sum": [1.0, 2.0],

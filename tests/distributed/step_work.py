@@ -1,18 +1,12 @@
-"""What one rank does, and what one process does with the joined batch: the same code, run by `test_gloo`.
+"""What one rank does, and what one process does with the joined batch: the same code, run by `test_steps`."""
 
-As a program: `gloo_rank.py RANK WORLD DIRECTORY`. It joins a process group through a file and leaves what it computed
-in DIRECTORY/rank-RANK.pt.
-"""
-
-import os
-import sys
 from collections.abc import Callable
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from ranks import own_places
 from torch import nn
 
 from vae_core import distributed, training
@@ -36,7 +30,7 @@ from vae_core.models import build_model
 from vae_core.models.base import Inputs
 from vae_core.noise import Noise
 from vae_core.objectives import Terms
-from vae_core.training import eval_step, make_optimizer, train_step, unwrap
+from vae_core.training import Joined, eval_step, make_optimizer, train_step, unwrap
 
 DATA = DataSpec(channels=1, height=8, width=8, num_classes=4)
 MLP = MLPConfig(kind="mlp", hidden=(16,), activation="silu")
@@ -54,12 +48,15 @@ FAMILIES: dict[str, ModelConfig] = {
     "reinforce": CategoricalConfig(
         kind="categorical", variables=3, categories=4, network=MLP, estimator="reinforce", samples=2
     ),
+    "wake-sleep": CategoricalConfig(kind="categorical", variables=3, categories=4, network=MLP, estimator="wake_sleep"),
     "hierarchical": HierarchicalConfig(
         kind="hierarchical", network=SHALLOW, latent_channels=2, free_bits=0.05, balance=True
     ),
 }
 SIZES = (7, 1, 8, 5, 7, 6)  # rows of the global batches: uneven for two ranks, one with padding alone on a rank
 FAULTS = ("gradient", "loss")
+IN_PARTS = ("vae", "cvae", "vqvae", "vqvae2", "reinforce", "wake-sleep")
+COMPILED = ("vae-free-bits", "vqvae")
 CPU = torch.device("cpu")
 
 
@@ -72,8 +69,8 @@ def global_batch(step: int, rows: int) -> Batch:
 
 def own_rows(batch: Batch) -> Batch:
     """Every world-th row, padded to the same length with the last row; the whole batch where there is one rank."""
-    world, rows = distributed.world_size(), batch.global_rows
-    places = distributed.rank() + world * torch.arange(-(-rows // world))
+    rows = batch.global_rows
+    places = own_places(rows)
     weight, places = (places < rows).float(), places.clamp(max=rows - 1)
     assert batch.labels is not None
     return Batch(batch.images[places], batch.labels[places], weight, places, rows)
@@ -84,13 +81,27 @@ def own_batch(step: int, rows: int) -> tuple[Batch, Noise]:
     return batch, Noise.of(batch, seed=1, scope="train", step=step)
 
 
-def train(config: ModelConfig, optimizer_of: Callable[[nn.Module], Any], rate: float, steps: int) -> dict[str, Any]:
+def train(
+    config: ModelConfig,
+    optimizer_of: Callable[[nn.Module], Any],
+    rate: float,
+    steps: int,
+    max_rows: int | None = None,
+    compiled: bool = False,
+) -> dict[str, Any]:
     """The model's state after some steps, and what the last of them reported of this rank's rows."""
     core = build_model(config, DATA)
-    optimizer, model = optimizer_of(core), distributed.data_parallel(core, CPU)
+    optimizer, model, run = optimizer_of(core), core, training.forward
+    if compiled:
+        torch.compiler.reset()
+        run = torch.compile(training.forward, fullgraph=True, backend="aot_eager")
+        if distributed.world_size() > 1:
+            model, run = Joined(core, run), Joined.call
+    model = distributed.data_parallel(model, CPU)
+    step_with = partial(train_step, learning_rate=rate, max_grad_norm=50.0, forward=run, max_rows=max_rows)
     for step in range(steps):
         batch, noise = own_batch(step, SIZES[step])
-        done = train_step(model, batch, optimizer, noise=noise, learning_rate=rate, max_grad_norm=50.0)
+        done = step_with(model, batch, optimizer, noise=noise)
         assert not done.skipped
     assert unwrap(model) is core
     real = batch.weight > 0
@@ -105,8 +116,8 @@ def one_step(config: ModelConfig) -> dict[str, Any]:
     return train(config, lambda core: torch.optim.SGD(core.parameters(), lr=1.0), rate=1e-2, steps=1)
 
 
-def several_steps(config: ModelConfig) -> dict[str, Any]:
-    return train(config, lambda core: make_optimizer(core, learning_rate=1e-3), rate=1e-3, steps=len(SIZES))
+def several_steps(config: ModelConfig, **options: Any) -> dict[str, Any]:
+    return train(config, lambda core: make_optimizer(core, learning_rate=1e-3), 1e-3, len(SIZES), **options)
 
 
 def metrics() -> dict[str, Any]:
@@ -162,10 +173,12 @@ def fault_on_the_last_rank(config: ModelConfig, fault: str) -> dict[str, bool]:
     options: dict[str, Any] = {"learning_rate": 1e-3, "max_grad_norm": 50.0}
     skipped = train_step(model, batch, optimizer, noise=noise, forward=forward, **options).skipped
     state = core.state_dict()
-    unchanged = not optimizer.state and all(torch.equal(state[name], tensor) for name, tensor in before.items())
+    moments = [moment for kept in optimizer.state.values() for moment in kept.values()]
+    unchanged = all(torch.equal(state[name], tensor) for name, tensor in before.items())
+    unchanged = unchanged and not any(moment.any() for moment in moments)
     hook.remove()
     again = train_step(model, batch, optimizer, noise=noise, **options).skipped
-    return {"skipped": skipped, "unchanged": unchanged, "skipped_again": again}
+    return {"skipped": skipped.item(), "unchanged": unchanged, "skipped_again": again.item()}
 
 
 def collectives() -> dict[str, Any]:
@@ -184,31 +197,17 @@ def collectives() -> dict[str, Any]:
     }
 
 
-def results() -> dict[str, Any]:
+def results(_: Path) -> dict[str, Any]:
     """Everything, as this process computes it."""
     return {
         "collectives": collectives(),
         "one_step": {family: one_step(config) for family, config in FAMILIES.items()},
         "several_steps": {family: several_steps(config) for family, config in FAMILIES.items()},
+        "parts": {family: several_steps(FAMILIES[family], max_rows=2) for family in IN_PARTS},
+        "compiled": {family: several_steps(FAMILIES[family], compiled=True) for family in COMPILED},
         "fault": {
             family: {fault: fault_on_the_last_rank(FAMILIES[family], fault) for fault in FAULTS}
             for family in ("cvae", "vqvae", "reinforce")
         },
         "metrics": metrics(),
     }
-
-
-def main(rank: int, world: int, directory: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/group", rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
-    torch.save(results(), directory / f"rank-{rank}.pt")
-    distributed.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    # Gloo connects the ranks by the address of the host's name, which need not resolve on a laptop.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

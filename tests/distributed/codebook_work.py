@@ -1,17 +1,12 @@
 """What one rank does to codebooks, and what one process does with the joined batches: the same code, for
-`test_codebooks`.
+`test_codebooks`."""
 
-As a program: `codebook_rank.py RANK WORLD DIRECTORY`. It leaves what it computed in DIRECTORY/rank-RANK.pt.
-"""
-
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from ranks import own_places
 from torch import Tensor
 
 from vae_core import distributed
@@ -46,12 +41,6 @@ MODEL = VQVAE2Config(
 )
 
 
-def own_places(rows: int) -> Tensor:
-    """Every world-th place, as many on each rank; places from `rows` on are padding."""
-    world = distributed.world_size()
-    return distributed.rank() + world * torch.arange(-(-rows // world))
-
-
 def outputs(step: int, rows: int) -> Tensor:
     """Encoder outputs of the global batch, [rows, D, 2, 2]."""
     return torch.randn(rows, DIM, 2, 2, generator=torch.Generator().manual_seed(step))
@@ -74,7 +63,9 @@ def follow(config: VQVAEConfig) -> dict[str, Any]:
             places = own_places(rows)
             real = places < rows
             z = torch.where(real[:, None, None, None], outputs(step, rows)[places.clamp(max=rows - 1)], float("nan"))
-            made.update(made(z), real.float(), Noise(1, "train", step, places, rows))
+            found = made(z)
+            noise = Noise(1, "train", step, places, rows)
+            made.update(found.encoded, found.codes, real.float(), noise, torch.tensor(True))
             states.append({"codebook": made.codebook.detach().clone(), "counts": made.counts.clone()})
     finally:
         dist.all_reduce = reduce
@@ -96,22 +87,6 @@ def train() -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in core.state_dict().items()}
 
 
-def results() -> dict[str, Any]:
+def results(_: Path) -> dict[str, Any]:
     """Everything, as this process computes it."""
     return {"codebooks": {name: follow(config) for name, config in CODEBOOKS.items()}, "model": train()}
-
-
-def main(rank: int, world: int, directory: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/group", rank=rank, world_size=world, timeout=timedelta(seconds=180)
-    )
-    torch.save(results(), directory / f"rank-{rank}.pt")
-    distributed.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    # Gloo connects the ranks by the address of the host's name, which need not resolve on a laptop.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

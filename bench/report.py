@@ -1,17 +1,17 @@
-"""What was measured, as a table for people and as JSON."""
+"""What was measured, as tables for people and as JSON, with the machine and the versions it was measured on."""
 
 import importlib.metadata
 import os
 import platform
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.data.measure import CORES
-
 NAME_WIDTH, TEXT_WIDTH = 36, 110
+CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Row:
     """A line of a table; a figure that was not measured is None, and `note` says why."""
 
     name: str
-    figures: dict[str, float | None] = field(default_factory=dict)
+    figures: Mapping[str, float | None] = field(default_factory=dict)
     note: str = ""
 
 
@@ -62,24 +62,35 @@ class Target:
         return f"  {'met   ' if self.met else 'MISSED'}  {self.what:<62}{wanted:>8}{self.found:>12.3g}"
 
 
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def show(tables: Sequence[Table], targets: Sequence[Target], packages: Sequence[str]) -> None:
+    """Print the machine, the versions, the tables, and which targets are met."""
+    facts = ", ".join(f"{name} {value}" for name, value in {**machine(), **versions(*packages)}.items())
+    print("\n\n".join([facts, *(table.text() for table in tables), "Targets"]))
+    print("\n".join(target.text() for target in targets))
+
+
 def machine() -> dict[str, Any]:
     return {
-        "cpu": _cpu(),
-        "cores": len(CORES),
+        "cpu": _cpu("model name") or platform.processor() or platform.machine(),
+        "cores": CORES,
+        "bf16 units": ", ".join(name for name in _cpu("flags").split() if name.endswith("_bf16")) or "none",
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
     }
 
 
-def versions() -> dict[str, str]:
-    packages = ("numpy", "torch", "pyarrow", "pillow", "webdataset", "mosaicml-streaming")
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python and of these packages; "not installed" where one is not."""
     return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
 
 
 def as_json(tables: Sequence[Table], targets: Sequence[Target], facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "machine": machine(),
-        "versions": versions(),
         **facts,
         "tables": [
             {
@@ -97,7 +108,7 @@ def _cell(value: float | None, shape: str) -> str:
     return "-" if value is None else format(value, shape)
 
 
-def _rounded(figures: dict[str, float | None]) -> dict[str, float | None]:
+def _rounded(figures: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if value is None else _short(value) for name, value in figures.items()}
 
 
@@ -105,11 +116,12 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _cpu() -> str:
+def _cpu(field: str) -> str:
+    """A line of /proc/cpuinfo; empty where it is not there."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
+        if line.startswith(field):
             return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _version(package: str) -> str:
