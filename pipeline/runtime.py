@@ -14,11 +14,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipeline.ending import Terminated
+from pipeline.ending import Terminated, end
 from pipeline.errors import ClusterFailed, UserError
 from pipeline.progress import say
 from pipeline.train.config import ComputeConfig
 
+LOST_S = 45.0  # for Ray to notice that a part of it died; of its control service it gives up after 60, without a word
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
 
 _ENVIRONMENT = {
@@ -35,6 +36,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AUTH_MODE": "token",
 }
+_PARTS = {"raylet": "Ray's node manager (raylet)", "gcs_server": "Ray's control service (gcs_server)"}
 _QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
 _LOOK = "its logs are in /tmp/ray/session_latest/logs; is there room on the disk and in /dev/shm?"
 
@@ -58,10 +60,11 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
     with _reaped() if compute.address is None else nullcontext():
         with _own_signals():
             _connect(compute)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        with _watched() if compute.address is None else nullcontext():
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
 
 def _connect(compute: ComputeConfig) -> None:
@@ -87,6 +90,29 @@ def _connect(compute: ComputeConfig) -> None:
             f"params.yaml: compute.address: no Ray cluster answers at {address} ({reason}); "
             "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
         ) from None
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """End this process where Ray waits for its own node or control service for ever, as Ray Tune does."""
+    import ray
+
+    done = threading.Event()
+    node = ray._private.worker._global_node
+    threading.Thread(target=_end_with, args=(node, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _end_with(node: Any, done: threading.Event) -> None:
+    while not done.wait(1):
+        lost = [part for part, _ in node.dead_processes() if part in _PARTS]
+        if lost and not done.wait(LOST_S):  # Ray Train notices sooner, and is started anew
+            remedy = "what was done is kept, run the same command again to continue"
+            print(f"error: {_PARTS[lost[0]]} on this machine died; {remedy}", file=sys.stderr, flush=True)
+            end(ClusterFailed.code)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def main(params: Params, family: str | None) -> None:
         else:
             _train(run, folder, params, family)
         publish_model(run, folder, MODELS / family / "baseline")
-        publish_history(folder, RESULTS / "train" / family)
+        publish_history(folder, family, RESULTS / "train" / family)
     forget_oldest(store_of(params.compute), params.compute.keep_runs)
     say(f"model: {MODELS / family / 'baseline'}")
 

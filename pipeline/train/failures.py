@@ -137,7 +137,7 @@ def of_run(error: BaseException) -> Failure:
         dead = _of_death(error, None)
         return Failure(f"a worker or the controller of Ray Train {dead.what}", dead.error)
     if isinstance(error, OutOfMemoryError):
-        return Failure("Ray Train's controller ran out of memory", ClusterFailed)
+        return replace(_OF_MEMORY, what=f"Ray Train's controller {_OF_MEMORY.what}")
     kind = ClusterFailed if isinstance(error, RayError | ConnectionError) else WorkersFailed
     return Failure(f"{type(error).__name__}: {_first_words(error)}", kind)
 

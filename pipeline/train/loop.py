@@ -112,6 +112,11 @@ class _Loop:
         distributed.barrier()
         self.learner.wrap()
         self.figures = self.log.epochs()
+        if len(self.figures) != self.epochs_done:
+            raise UserError(
+                f"{self.folder.location}: the checkpoint ends epoch {self.epochs_done}, the log {len(self.figures)}; "
+                "run `python -m pipeline runs repair`, then the same command again"
+            )
         return list(self.figures)
 
     def rehearse(self) -> None:

@@ -35,8 +35,9 @@ def publish_model(run: TrainRun, place: Place, out: Path) -> None:
         files.write_json(temporary / METRICS, {"epochs": len(epochs), "val": epochs[-1]})
 
 
-def publish_history(place: Place, out: Path) -> None:
-    """Write to the folder `out` the figures of each epoch as a table, and those of the last as metrics."""
+def publish_history(place: Place, family: str, out: Path) -> None:
+    """Write to the folder `out` the figures of each epoch as a table, and those of the last as metrics of `family`."""
     log = MetricLog(place)
     files.write_text(out / "curves.tsv", curves(log.rows()))
-    files.write_json(out / METRICS, {"val": {name: round(value, 6) for name, value in log.epochs()[-1].items()}})
+    last = {name: round(value, 6) for name, value in log.epochs()[-1].items()}
+    files.write_json(out / METRICS, {"val": {family: last}})

@@ -121,11 +121,3 @@ def curves(rows: Sequence[Row]) -> str:
 
 def _line(row: Row) -> bytes:
     return json.dumps(row, allow_nan=False).encode() + b"\n"
-
-
-def __getattr__(name: str) -> Any:  # until every caller imports these from following
-    if name in {"SAID", "follow", "follow_sweep"}:
-        from pipeline.train import following
-
-        return getattr(following, name)
-    raise AttributeError(name)

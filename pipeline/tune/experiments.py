@@ -96,7 +96,7 @@ def _write_outputs(sweep: Sweep, trials: Sequence[Trial], trial: Trial, root: Pa
     family = sweep.family
     baseline, results = root / MODELS / family / "baseline", root / RESULTS
     publish_model(trial.run, trial.folder, baseline)
-    publish_history(trial.folder, results / "train" / family)
+    publish_history(trial.folder, family, results / "train" / family)
     others = [other for other in trials if other is not trial]
     around = replace(sweep, baseline=trial.run, known=trial.figures)
     publish_sweep(around, others, baseline, root / MODELS / family / "best", results / "tune" / family)

@@ -77,7 +77,7 @@ def _experiment(jobs: Sequence[Job], compute: ComputeConfig, scheduler: Any, fig
     import ray
     from ray import tune
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it looks for logs that ours replace
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that died is told of in one line, by us
     gpus, several = _gpus(compute), compute.trial_workers > 1
     with tempfile.TemporaryDirectory(prefix="vae-tune-") as ray_storage:  # Ray's own state, which nobody reads
         tuner = tune.Tuner(
@@ -132,10 +132,10 @@ def _collected(results: Any, jobs: Sequence[Job], compute: ComputeConfig) -> dic
         UserError: what a trial found, as the class that it was there.
     """
     ended = {}
-    for result in results:
-        name, metrics = result.config["job"].name, result.metrics or {}
+    for job, result in zip(jobs, results, strict=True):  # one that died before its first report has no config
+        name, metrics = job.name, result.metrics or {}
         if result.error is not None:
-            failure = failures.of_rank(result.error)
+            failure = failures.of_rank(_cause(result.error))
             raise failure.error(
                 f"{name}: {failure.what}, {_times(compute.max_failures + 1)} (compute.max_failures: "
                 f"{compute.max_failures}); {_kept(compute)}; {failure.remedy}"
@@ -145,6 +145,14 @@ def _collected(results: Any, jobs: Sequence[Job], compute: ComputeConfig) -> dic
             raise next(kind for kind in kinds if kind.code == metrics["code"])(f"{name}: {metrics['error']}")
         ended[name] = int(metrics["stop"])
     return ended
+
+
+def _cause(error: object) -> BaseException:
+    """What a trial ended with. Where Ray killed it for want of memory, Ray Tune keeps the text alone."""
+    if isinstance(error, BaseException):
+        return error
+    text = str(error).partition("\n")[2]
+    return MemoryError(text) if "low on memory" in text else RuntimeError(text)
 
 
 def _resources(compute: ComputeConfig, gpus: float) -> Any:

@@ -156,7 +156,7 @@ def changed(sweep: Sweep, overrides: Overrides, name: str) -> TrainRun:
     try:
         model, train = apply_overrides(sweep.baseline.model, sweep.baseline.train, overrides)
         build_model(model, sweep.data, seed=train.seed)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter where no memory could hold it
         values = ", ".join(f"{key}: {value}" for key, value in overrides.items())
         raise UserError(
             f"params.yaml: tune.spaces.{sweep.family}: {name} ({values}) cannot be built: {error}; leave such values "

@@ -157,7 +157,8 @@ class Disturbed:
             self.totals[now] = step
             self._moved = time.monotonic()
         if self.kills and step > self.kills[-1].step and self._replaced(running, found[2]):
-            self._resumed()
+            healed = found[2].pid == self.kills[-1].driver
+            self._resumed("the stage healed itself" if healed else "")
 
     def _enter(self, stage: tuple[str, str]) -> None:
         if stage not in self._earlier:

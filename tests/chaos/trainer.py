@@ -84,7 +84,7 @@ def ray_of_four(seen: Path) -> Iterator[None]:
 
 def this_machine(workers: int, folder: Path) -> ComputeConfig:
     return ComputeConfig(
-        address=None, workers=workers, storage=str(folder), downloads=str(folder), checkpoint_every_steps=25,
+        address=None, workers=workers, threads=1, storage=str(folder), downloads=str(folder), checkpoint_every_steps=25,
         max_failures=0,
     )  # fmt: skip
 

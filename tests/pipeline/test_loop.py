@@ -24,11 +24,12 @@ from pipeline.data.loader import Split, open_split
 from pipeline.errors import Diverged, StorageFailed, UserError
 from pipeline.train import checkpoints, learner, loop
 from pipeline.train.folders import DiskFolder, Folder
+from pipeline.train.following import follow
 from pipeline.train.leaving import Watch
 from pipeline.train.loop import build, train
 from pipeline.train.publish import publish_model
 from pipeline.train.run import TrainRun
-from pipeline.train.tracking import MetricLog, follow
+from pipeline.train.tracking import MetricLog
 from pipeline.train.worker import fit
 from vae_core import distributed
 from vae_core.batch import Batch

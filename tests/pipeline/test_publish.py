@@ -10,7 +10,7 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.train import checkpoints
 from pipeline.train.loop import train
-from pipeline.train.publish import publish_curves, publish_model
+from pipeline.train.publish import publish_history, publish_model
 from pipeline.train.run import TrainRun
 from pipeline.train.tracking import MetricLog, curves
 from vae_core.serialize import load_model
@@ -59,9 +59,11 @@ def test_an_unfinished_run_is_not_published(make_run: Callable[..., TrainRun], t
     assert not (tmp_path / "model").exists()
 
 
-def test_curves_are_those_of_the_stream(trained: Mapping[str, Path], tmp_path: Path) -> None:
-    publish_curves(trained["vae"], tmp_path / "vae" / "curves.tsv")
-    assert (tmp_path / "vae" / "curves.tsv").read_text() == curves(MetricLog(trained["vae"]).rows())
+def test_curves_and_metrics_are_those_of_the_stream(trained: Mapping[str, Path], tmp_path: Path) -> None:
+    publish_history(trained["vae"], "vae", tmp_path / "vae")
+    log = MetricLog(trained["vae"])
+    assert (tmp_path / "vae" / "curves.tsv").read_text() == curves(log.rows())
+    assert files.read_json(tmp_path / "vae" / "metrics.json")["val"]["vae"] == pytest.approx(log.epochs()[-1], abs=1e-6)
 
 
 def test_a_family_without_a_prior_has_a_distortion_alone(

@@ -84,10 +84,13 @@ def test_a_signal_while_ray_starts_is_one_of_ours(
     def fail(**options: object) -> None:
         raise SystemExit(signal.SIGTERM)  # what Ray's handler does
 
+    ended: list[bool] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))  # of the session's cluster
     with pytest.raises(Terminated):
         runtime.cluster(make_compute()).__enter__()
+    assert ended
 
 
 @ray_test

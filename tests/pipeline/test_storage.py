@@ -233,7 +233,7 @@ def test_a_run_goes_on_at_an_address_and_ends_as_on_a_disk(
     left = []
     for place, name in ((there, "there"), (tmp_path / "run", "here")):
         publish_model(run, place, tmp_path / name)
-        publish_history(place, tmp_path / name)
+        publish_history(place, "vae", tmp_path / name)
         left.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert left[0] == left[1]
 

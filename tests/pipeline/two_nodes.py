@@ -48,13 +48,13 @@ def main(shards: Path, folder: Path) -> None:
     ray.init(address=cluster.address, logging_level="WARNING", log_to_driver=False)
     steps = set[int]()
     with once(folder / "drained", lambda: drain(cluster.address, other.node_id), steps):
-        train(shards, folder / "drained", epochs=90, max_failures=0)
+        train(shards, folder / "drained", epochs=200, max_failures=0)
     cluster.remove_node(other)
     another = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     say("--- the other node is lost")
     with once(folder / "lost", lambda: cluster.remove_node(another, allow_graceful=False), set()):
-        train(shards, folder / "lost", epochs=25, max_failures=1)
+        train(shards, folder / "lost", epochs=300, max_failures=1)
     (folder / "seen.json").write_text(json.dumps({"between epochs": sorted(step for step in steps if step % STEPS)}))
     ray.shutdown()
     cluster.shutdown()

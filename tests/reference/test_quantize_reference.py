@@ -89,7 +89,8 @@ def test_codes_move_as_theirs_over_several_steps(distance: str) -> None:
     for step in range(6):
         z = outputs(step)
         noise = Noise(seed=0, scope="train", step=step, position=torch.arange(5), rows=5)
-        ours.update(ours(z), torch.ones(5), noise)
+        found = ours(z)
+        ours.update(found.encoded, found.codes, torch.ones(5), noise, torch.tensor(True))
         theirs(z)
         torch.testing.assert_close(ours.vectors(), theirs.codebook, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(ours.counts, theirs._codebook.cluster_size[0])
