@@ -81,6 +81,7 @@ class Family:
 
     Attributes:
         objectives: the validation figures that the sweep was judged by; the first decided.
+        explained: there were trials enough to say how much each key mattered.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Family:
     trials: Sequence[Row]
     objectives: Sequence[str]
     sweep: Mapping[str, Picture]
+    explained: bool
     metrics: Mapping[str, Mapping[str, Any]]
     figures: Mapping[str, Picture]
     findings: Sequence[Mapping[str, str]]
@@ -134,6 +136,7 @@ def read_family(name: str, root: Path) -> Family:
         trials=_table(root, f"results/tune/{name}/trials.csv", ",", TRIALS),
         objectives=tuple(Json.read(root, f"results/tune/{name}/best.json").content),
         sweep={figure: _picture(root, f"results/tune/{name}/{figure}.png") for figure in SWEEP},
+        explained="why" not in Json.read(root, f"results/tune/{name}/importance.json").content,
         metrics={which: results.at(which, "test") for which in ("baseline", "best")},
         figures=dict(_figures(root, f"results/evaluate/{name}")),
         findings=Json.read(root, f"results/diagnosis/{name}.json").content,

@@ -80,6 +80,7 @@ def _pictures(family: Family) -> Iterator[tuple[str, str, Picture]]:
     yield *(RATE_DISTORTION if has_rate else DISTORTION), family.sweep["rate_distortion"]
     if len(family.trials) > 1:
         yield *PARALLEL, family.sweep["parallel_coordinates"]
+    if family.explained:
         yield *IMPORTANCE, family.sweep["importance"]
 
 

@@ -176,7 +176,11 @@ class _Sweep:
             self._last[number] = ends[-1] if ends else self._last[number]
         self.bar.n = sum(min(row.get("epoch", -1) + 1, self._epochs) for row in self._last)
         self.bar.set_postfix(done=self._done, best=self._best())
-        if self._done > self._told and not self._on_terminal and time.monotonic() - self._told_at >= LINE_S:
+        if (
+            self._told < self._done < len(self._last)
+            and not self._on_terminal
+            and time.monotonic() - self._told_at >= LINE_S
+        ):
             self._told, self._told_at = self._done, time.monotonic()
             say(self.line())
 

@@ -42,7 +42,8 @@ class Placing:
         else:
             many = f"{self.workers} worker{'s' * (self.workers > 1)}"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{many} on {'a GPU' if self.gpu else 'the CPU'} with {threads} each"
+        each = " each" if self.workers != 1 else ""
+        return f"{many} on {'a GPU' if self.gpu else 'the CPU'} with {threads}{each}"
 
 
 def place(compute: ComputeConfig) -> Placing:

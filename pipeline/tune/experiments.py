@@ -49,7 +49,7 @@ def published(sweep: Sweep, trials: Sequence[Trial], *, count: int | None, runni
     new = publish(sweep.family, experiments, running=running)
     bare = sum(experiment.write is None for experiment in experiments)
     return (
-        f"{len(experiments)} trials are DVC experiments, {len(new)} of them new{_bare(bare)}; compare: {SHOW}; "
+        f"{_counted(len(experiments))}, {len(new)} new{_bare(bare)}; compare: {SHOW}; "
         f"adopt one without training: dvc exp apply {experiments[0].name}"
     )
 
@@ -85,6 +85,10 @@ def _why_bare(trial: Trial) -> str:
     if trial.status != "completed":
         return f"stopped after {len(trial.epochs)} of {trial.run.train.epochs} epochs"
     return "" if trial.is_one_run else "its values changed while it was trained"
+
+
+def _counted(count: int) -> str:
+    return "1 trial is a DVC experiment" if count == 1 else f"{count} trials are DVC experiments"
 
 
 def _bare(count: int) -> str:

@@ -65,6 +65,10 @@ class Project:
     def stage(self, *arguments: str, code: int = 0, env: dict[str, str] | None = None) -> str:
         return self.run("python", "-m", "pipeline", *arguments, code=code, env=env)
 
+    def forget_runs(self) -> None:
+        """Let the next command train, though it did before."""
+        shutil.rmtree(self.path / ".runs", ignore_errors=True)
+
     def set(self, **values: object) -> None:
         """Change params.yaml; `a__b` stands for the key a.b."""
         set_params(self.path, {key.replace("__", "."): value for key, value in values.items()})

@@ -109,6 +109,7 @@ def test_everything_removed_and_made_again_is_the_same_bytes(reproduced: Project
     shutil.copytree(reproduced.path / ".dvc", kept)
     for name in ("data", "models/cvae", "results/train/cvae", "results/tune/cvae", "artifacts/cvae", ".dvc/cache"):
         shutil.rmtree(reproduced.path / name)
+    reproduced.forget_runs()
     stages = ["ingest", "shard", "features", "train@cvae", "tune@cvae", "prior@cvae", "evaluate@cvae", "export@cvae"]
     printed = reproduced.run("dvc", "repro", "--force", "--single-item", *stages)
     shutil.copytree(kept, reproduced.path / ".dvc", dirs_exist_ok=True)
@@ -137,10 +138,12 @@ def test_a_damaged_shard_is_named_with_the_remedy(reproduced: Project, damage: s
     shard.unlink()  # never write through a link into DVC's cache
     if damage == "flipped":
         shard.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    reproduced.set(train__epochs=2)  # a run that is not finished
     try:
         printed = reproduced.stage("train", "--family", "cvae", code=1)
     finally:
         shard.write_bytes(content)
+        reproduced.run("git", "checkout", "-q", "params.yaml")
     assert shard.name in printed
     assert "dvc checkout" in printed
     assert "Traceback" not in printed

@@ -70,6 +70,7 @@ def two_ranks_on_one_node(project: Project, server: Server) -> tuple[Counter[str
     """What a run of two workers on remote shards asked for, and its model."""
     project.set(compute__shards=URI, compute__cache=".cache/of two ranks", compute__workers=2)
     server.log.write_text("")
+    project.forget_runs()
     project.run(*TRAIN, env=server.environment)
     return gets(server), project.contents(MODEL)
 
@@ -87,6 +88,7 @@ def test_training_goes_on_when_the_store_was_away(project: Project, server: Serv
     project.run(*TRAIN)
     expected = project.contents(MODEL)
     shutil.rmtree(project.path / MODEL)
+    project.forget_runs()
 
     project.set(compute__shards=URI, compute__cache=".cache/of one rank")
     cache, entries = project.path / ".cache/of one rank", used(manifest)
@@ -125,6 +127,7 @@ def test_two_ranks_of_a_node_download_each_shard_once(
 
 def test_a_wrong_address_is_one_line_before_ray_starts(project: Project, server: Server) -> None:
     project.set(compute__shards="s3://no-bucket/shards")
+    project.forget_runs()
     printed = project.run(*TRAIN, code=1, env=server.environment)
     assert printed.startswith("error: s3://no-bucket/shards/manifest.json: no such object (")
     assert printed.count("\n") == 1
@@ -212,6 +215,7 @@ def test_a_node_without_the_folder_takes_the_shards_from_the_driver(
     """Each node has cores for one of the two workers."""
     _, expected = two_ranks_on_one_node
     shutil.rmtree(project.path / MODEL)
+    project.forget_runs()
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
            "RAY_gcs_rpc_server_connect_timeout_s": "30"}  # fmt: skip
     shards = project.path / "data/shards"

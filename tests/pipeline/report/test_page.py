@@ -289,6 +289,7 @@ INPUTS = (
     "results/train/vae/curves.tsv",
     "results/tune/vae/trials.csv",
     "results/tune/vae/best.json",
+    "results/tune/vae/importance.json",
     "results/tune/vae/rate_distortion.png",
     "results/tune/vae/parallel_coordinates.png",
     "results/tune/vae/importance.png",
