@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pipeline.config import Params
 from pipeline.errors import UserError, did_you_mean
 from pipeline.progress import say
-from pipeline.stages import FEATURES, MODELS, SHARDS
 
 if TYPE_CHECKING:
     from pipeline.tune.trial import Job
@@ -56,22 +55,12 @@ def publish_family(params: Params, family: str, count: int | None) -> str:
     Raises:
         UserError: its sweep is not finished, or the trials cannot be published.
     """
-    from pipeline.train.run import TrainRun
+    from pipeline.stages.tune import sweep_of
     from pipeline.train.storage import is_finished
     from pipeline.tune.experiments import published
-    from pipeline.tune.plan import plan
     from pipeline.tune.search import search
 
-    sweep = plan(
-        family,
-        TrainRun.of(params.models[family], params.train, SHARDS, params.compute),
-        MODELS / family / "baseline",
-        search=params.tune.search,
-        space=params.tune.spaces[family],
-        metric=params.tune.metric,
-        compute=params.compute,
-        features=FEATURES,
-    )
+    sweep = sweep_of(params, family)
     unfinished = Unfinished(sweep)
     if not is_finished(sweep.folder):
         raise unfinished.error

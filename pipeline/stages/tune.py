@@ -11,22 +11,31 @@ from pipeline.tune.packing import packed
 from pipeline.tune.plan import plan
 from pipeline.tune.publish import publish_sweep
 from pipeline.tune.search import search
-from pipeline.tune.trials import end
+from pipeline.tune.trials import Sweep, end
 
 
-def main(params: Params, family: str | None) -> None:
-    family = required(family)
-    baseline, results = MODELS / family / "baseline", RESULTS / "tune" / family
-    sweep = plan(
+def sweep_of(params: Params, family: str) -> Sweep:
+    """The sweep that params.yaml describes, around the baseline that is there.
+
+    Raises:
+        UserError: the baseline is missing, or there is no such figure as tune.metric.
+    """
+    return plan(
         family,
         TrainRun.of(params.models[family], params.train, SHARDS, params.compute),
-        baseline,
+        MODELS / family / "baseline",
         search=params.tune.search,
         space=params.tune.spaces[family],
         metric=params.tune.metric,
         compute=params.compute,
         features=FEATURES,
     )
+
+
+def main(params: Params, family: str | None) -> None:
+    family = required(family)
+    baseline, results = MODELS / family / "baseline", RESULTS / "tune" / family
+    sweep = sweep_of(params, family)
     with exclusive(sweep.folder):
         with packed(params.compute) as trainer:
             trials = search(sweep, trainer)
