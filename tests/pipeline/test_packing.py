@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trainers import Racing
 
 from pipeline.errors import UserError, WorkersFailed
 from pipeline.train.config import ComputeConfig
@@ -19,7 +20,6 @@ from pipeline.tune.config import SearchConfig
 from pipeline.tune.objectives import Objectives
 from pipeline.tune.packing import packed
 from pipeline.tune.search import search
-from pipeline.tune.trial import carry_out
 from pipeline.tune.trials import Sweep, Trial
 
 SPACE = {"beta": (0.5, 1.0, 1.5, 2.0), "latent_dim": (2, 3, 5)}
@@ -44,18 +44,6 @@ def make_sweep(
     return make
 
 
-class Here:
-    """Trains in this process."""
-
-    def advance(self, jobs: Any, *, what: str) -> None:
-        for job in jobs:
-            carry_out(job, report=lambda stop, figures: None)
-
-    def race(self, jobs: Any, *, figure: str, mode: str, what: str) -> dict[str, int]:
-        self.advance(jobs, what=what)
-        return {job.name: job.stops[-1] for job in jobs}
-
-
 def contents(trial: Trial) -> dict[str, bytes]:
     names = [name for name in trial.folder.names() if name.startswith(("checkpoints/", "metrics"))]
     return {name: trial.folder.read(name) for name in names}
@@ -69,7 +57,7 @@ def run(sweep: Sweep) -> list[Trial]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_trials_of_ray_tune_give_the_same_bytes_and_are_not_trained_twice(make_sweep: Any) -> None:
     there = run(make_sweep("there"))
-    here = search(make_sweep("here"), Here())
+    here = search(make_sweep("here"), Racing())
     for one, other in zip(there, here, strict=True):
         assert (one.status, one.epochs) == (other.status, other.epochs)
         assert contents(one) == contents(other)
@@ -78,7 +66,7 @@ def test_trials_of_ray_tune_give_the_same_bytes_and_are_not_trained_twice(make_s
 
 
 def test_a_finished_sweep_starts_no_ray(make_sweep: Any) -> None:
-    before = search(make_sweep("here"), Here())
+    before = search(make_sweep("here"), Racing())
     assert run(make_sweep("here", compute={"address": "ray://127.0.0.1:1"})) == before
 
 
@@ -95,13 +83,13 @@ def test_a_race_stops_trials_on_the_way(make_sweep: Any) -> None:
     for trial in alive:
         assert trial.status == ("completed" if len(trial.epochs) == 2 else "stopped")
         assert is_finished(trial.folder) is (trial.status == "completed")
-    assert search(sweep, Here()) == trials
+    assert search(sweep, Racing()) == trials
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_trial_of_two_workers_gives_the_same_figures(make_sweep: Any) -> None:
     (two,) = run(make_sweep("two", compute={"trial_workers": 2}, trials=1, rungs=()))
-    (one,) = search(make_sweep("one", trials=1, rungs=()), Here())
+    (one,) = search(make_sweep("one", trials=1, rungs=()), Racing())
     assert two.status == "completed"
     for epoch, expected in zip(two.epochs, one.epochs, strict=True):
         assert epoch == pytest.approx(expected, abs=0.1)

@@ -1,11 +1,12 @@
 """What a sweep is judged by: figures of the loop, or others that are measured where a trial passes a rung."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from trainers import Here
 
 from pipeline import files
 from pipeline.errors import UserError
@@ -19,7 +20,6 @@ from pipeline.tune.config import SearchConfig
 from pipeline.tune.measure import HOW
 from pipeline.tune.plan import plan
 from pipeline.tune.search import search
-from pipeline.tune.trial import Job, carry_out
 from pipeline.tune.trials import Sweep
 
 SPACE = {"beta": (0.5, 2.0)}
@@ -43,21 +43,6 @@ def planned(
             compute=make_compute(), features=Path("no-such-folder"))  # fmt: skip
 
     return make
-
-
-class Here:
-    """Trains in this process."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[str, int]] = []
-
-    def advance(self, jobs: Sequence[Job], *, what: str) -> None:
-        for job in jobs:
-            carry_out(job, report=lambda stop, figures: None)
-            self.done.append((job.name, job.stops[-1]))
-
-    def race(self, jobs: Sequence[Job], *, figure: str, mode: str, what: str) -> dict[str, int]:
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize(("family", "name"), [("vae", "neg_elbo_nats"), ("autoencoder", "distortion_nats")])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trainers import Here
 
 from pipeline.errors import UserError
 from pipeline.train.config import ComputeConfig
@@ -18,7 +19,7 @@ from pipeline.tune.config import Range, SearchConfig
 from pipeline.tune.objectives import Objectives
 from pipeline.tune.population import moved
 from pipeline.tune.search import search
-from pipeline.tune.trial import Job, carry_out
+from pipeline.tune.trial import Job
 from pipeline.tune.trials import FAILED, Sweep, Trial
 
 SPACE = {"beta": Range(low=0.1, high=4.0), "train.learning_rate.peak": Range(low=1e-3, high=1e-2, log=True)}
@@ -40,28 +41,6 @@ def make_sweep(make_run: Callable[..., TrainRun], make_compute: Callable[..., Co
         return Sweep("vae", make_run(epochs=3), SearchConfig(**values), space, objectives, known, compute)
 
     return make
-
-
-class Here:
-    """Trains in this process; dies after a number of jobs."""
-
-    def __init__(self, dies_after: int = 1000) -> None:
-        self.done: list[tuple[str, int]] = []
-        self.left = dies_after
-
-    def advance(self, jobs: Sequence[Job], *, what: str) -> None:
-        for job in jobs:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.carry_out(job)
-            self.left -= 1
-            self.done.append((job.name, job.stops[-1]))
-
-    def carry_out(self, job: Job) -> None:
-        carry_out(job, report=lambda stop, figures: None)
-
-    def race(self, jobs: Sequence[Job], *, figure: str, mode: str, what: str) -> dict[str, int]:
-        raise NotImplementedError
 
 
 class Scripted(Here):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trainers import Racing
 
 from pipeline.errors import Diverged, UserError
 from pipeline.train.config import ComputeConfig
@@ -16,7 +17,7 @@ from pipeline.train.tracking import MetricLog
 from pipeline.tune.config import Range, SearchConfig
 from pipeline.tune.objectives import Objectives
 from pipeline.tune.search import search
-from pipeline.tune.trial import Job, carry_out
+from pipeline.tune.trial import Job
 from pipeline.tune.trials import FAILED, Sweep, Trial
 
 SPACE = {"beta": (0.5, 1.0, 1.5, 2.0), "latent_dim": (2, 3, 5)}
@@ -71,26 +72,6 @@ class Scripted:
             log.write(step=epoch, epoch=epoch, samples=0, split="val", values={self.figure: scores[epoch]})
         if job.stops[-1] == job.ends:
             finish(job.folder, {})
-
-
-class Here:
-    """Trains in this process, one trial after the other; dies after a number of jobs."""
-
-    def __init__(self, dies_after: int = 1000) -> None:
-        self.done: list[tuple[str, int]] = []
-        self.left = dies_after
-
-    def advance(self, jobs: Sequence[Job], *, what: str) -> None:
-        for job in jobs:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            carry_out(job, report=lambda stop, figures: None)
-            self.left -= 1
-            self.done.append((job.name, job.stops[-1]))
-
-    def race(self, jobs: Sequence[Job], *, figure: str, mode: str, what: str) -> dict[str, int]:
-        self.advance(jobs, what=what)
-        return {job.name: job.stops[-1] for job in jobs}
 
 
 def status(trials: Sequence[Trial]) -> dict[str, str]:
@@ -217,10 +198,10 @@ SMALL = {"trials": 4, "rungs": (1,), "epochs": 2}
 
 
 def test_a_finished_sweep_answers_without_training(make_sweep: Any) -> None:
-    first = Here()
+    first = Racing()
     before = search(make_sweep(**SMALL), first)
     assert len(first.done) == 6
-    again = Here()
+    again = Racing()
     after = search(make_sweep(**SMALL), again)
     assert again.done == []
     assert before == after
@@ -228,8 +209,8 @@ def test_a_finished_sweep_answers_without_training(make_sweep: Any) -> None:
 
 @pytest.mark.parametrize("jobs", [0, 1, 3, 5])
 def test_a_killed_sweep_goes_on_and_ends_alike(make_sweep: Any, tmp_path: Path, jobs: int) -> None:
-    whole = search(make_sweep(**SMALL, compute={"storage": str(tmp_path / "whole")}), Here())
-    killed, rest = Here(dies_after=jobs), Here()
+    whole = search(make_sweep(**SMALL, compute={"storage": str(tmp_path / "whole")}), Racing())
+    killed, rest = Racing(dies_after=jobs), Racing()
     with pytest.raises(KeyboardInterrupt):
         search(make_sweep(**SMALL), killed)
     parts = search(make_sweep(**SMALL), rest)
@@ -242,8 +223,8 @@ def test_a_killed_sweep_goes_on_and_ends_alike(make_sweep: Any, tmp_path: Path, 
 
 
 def test_a_sweep_with_more_trials_trains_only_the_new_ones(make_sweep: Any) -> None:
-    search(make_sweep(trials=3, scheduler="none", epochs=2), Here())
-    more = Here()
+    search(make_sweep(trials=3, scheduler="none", epochs=2), Racing())
+    more = Racing()
     trials = search(make_sweep(trials=5, scheduler="none", epochs=2), more)
     assert more.done == [(D, 2), (E, 2)]
     assert len(trials) == 5
@@ -252,9 +233,9 @@ def test_a_sweep_with_more_trials_trains_only_the_new_ones(make_sweep: Any) -> N
 def test_trials_are_compared_at_the_rung_however_far_they_are(make_sweep: Any) -> None:
     """Without halving all went to the end; halving afterwards decides by what they were at its rungs."""
     apart = make_sweep(**SMALL)
-    alone = search(replace(apart, compute=replace(apart.compute, storage=f"{apart.compute.storage}/alone")), Here())
-    search(make_sweep(**{**SMALL, "scheduler": "none"}), Here())
-    trainer = Here()
+    alone = search(replace(apart, compute=replace(apart.compute, storage=f"{apart.compute.storage}/alone")), Racing())
+    search(make_sweep(**{**SMALL, "scheduler": "none"}), Racing())
+    trainer = Racing()
     trials = search(make_sweep(**SMALL), trainer)
     assert trainer.done == []
     assert [(trial.status, trial.epochs) for trial in trials] == [(trial.status, trial.epochs) for trial in alone]
@@ -262,9 +243,9 @@ def test_trials_are_compared_at_the_rung_however_far_they_are(make_sweep: Any) -
 
 
 def test_a_trial_whose_checkpoint_is_gone_is_trained_again(make_sweep: Any) -> None:
-    trials = search(make_sweep(trials=2, scheduler="none", epochs=1), Here())
+    trials = search(make_sweep(trials=2, scheduler="none", epochs=1), Racing())
     trials[0].folder.remove(*trials[0].folder.names("checkpoints/"))
-    again = Here()
+    again = Racing()
     assert search(make_sweep(trials=2, scheduler="none", epochs=1), again) == trials
     assert again.done == [(A, 1)]
     assert is_finished(trials[0].folder)
@@ -273,16 +254,16 @@ def test_a_trial_whose_checkpoint_is_gone_is_trained_again(make_sweep: Any) -> N
 def test_a_diverged_trial_stays_failed_with_its_reason(make_sweep: Any) -> None:
     space = {"train.learning_rate.peak": (1e-3, 1e30)}
     sweep = make_sweep(kind="grid", scheduler="none", epochs=1, trials=2, space=space)
-    trials = search(sweep, Here())
+    trials = search(sweep, Racing())
     assert status(trials) == {A: "completed", B: "failed"}
     assert "lower train.learning_rate" in trials[1].reason
-    again = Here()
+    again = Racing()
     assert search(sweep, again) == trials
     assert again.done == []
 
 
 def test_a_trial_gives_what_train_gives(make_sweep: Any, tmp_path: Path) -> None:
-    trial, *_ = search(make_sweep(trials=1, epochs=2), Here())
+    trial, *_ = search(make_sweep(trials=1, epochs=2), Racing())
     train(trial.run, tmp_path / "train", on_epoch=lambda *_: None, checkpoint_every_steps=4)
     assert MetricLog(tmp_path / "train").epochs() == trial.epochs
     names = {path.name for path in (tmp_path / "train" / "checkpoints").iterdir()}
@@ -291,7 +272,7 @@ def test_a_trial_gives_what_train_gives(make_sweep: Any, tmp_path: Path) -> None
 
 def test_the_store_says_what_a_sweep_and_its_trials_are(make_sweep: Any) -> None:
     sweep = make_sweep(trials=2, epochs=1, scheduler="none")
-    trials = search(sweep, Here())
+    trials = search(sweep, Racing())
     about = read_json(sweep.folder, "run.json")
     assert about is not None
     assert (about["kind"], about["family"]) == ("sweep", "vae")
@@ -306,13 +287,13 @@ def test_the_store_says_what_a_sweep_and_its_trials_are(make_sweep: Any) -> None
 def test_tpe_suggests_from_what_earlier_trials_gave_and_repeats_exactly(make_sweep: Any) -> None:
     space = {"beta": Range(low=0.1, high=4.0), "latent_dim": Range(low=2, high=6)}
     options = {"kind": "tpe", "batch": 2, "trials": 6, "epochs": 1, "scheduler": "none", "space": space}
-    killed, rest = Here(dies_after=3), Here()
+    killed, rest = Racing(dies_after=3), Racing()
     with pytest.raises(KeyboardInterrupt):
         search(make_sweep(**options), killed)
     trials = search(make_sweep(**options), rest)
     assert [name for name, _ in killed.done + rest.done] == [f"trial-{i:03d}" for i in range(6)]
     assert len({tuple(trial.overrides.values()) for trial in trials}) == 6
-    longer = search(make_sweep(**{**options, "trials": 8}), last := Here())
+    longer = search(make_sweep(**{**options, "trials": 8}), last := Racing())
     assert longer[:6] == trials
     assert len(last.done) == 2
 
