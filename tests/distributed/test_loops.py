@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from digits_shards import write_digits
 from loop_work import BROKEN_AT, FAMILIES
 from ranks import alone, together
 from safetensors.torch import load
-
-from pipeline.data.config import DataConfig, PublishedSource, ShardConfig
-from pipeline.data.ingest import prepare
-from pipeline.data.shards import write_here
-from pipeline.data.sources.digits import open_digits
 
 STEPS, LAST_ROWS = 10, 11  # of an epoch: the last batch divides by neither 2 nor 4
 WORLDS = (1, 2, 4)
@@ -25,12 +21,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scikit-learn's digits."""
-    data = tmp_path_factory.mktemp("digits") / "data"
-    config = DataConfig(
-        source=PublishedSource(kind="digits"), validation_fraction=0.2, test_fraction=0.2, max_bad_fraction=0.0
-    )
-    prepare([open_digits(None)], config, data)
-    return write_here(data, ShardConfig(seed=0, shard_bytes=400_000))
+    return write_digits(tmp_path_factory.mktemp("digits") / "data")
 
 
 Found = Mapping[int, tuple[Path, list[dict[str, Any]]]]

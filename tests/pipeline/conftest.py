@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from digits_shards import write_digits
 
 from pipeline import runtime
 from pipeline.data.config import DataConfig, PublishedSource, ShardConfig
@@ -19,7 +20,6 @@ from pipeline.data.ingest import prepare
 from pipeline.data.shape import Shape
 from pipeline.data.shards import write_here
 from pipeline.data.sources.base import Partition, Source, binary, record_batch
-from pipeline.data.sources.digits import open_digits
 from pipeline.train.config import ComputeConfig, TrainConfig
 from pipeline.train.loop import train
 from pipeline.train.publish import publish_model
@@ -132,12 +132,7 @@ def models() -> Mapping[str, ModelConfig]:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of scikit-learn's digits, written without Ray: 1163 train, 304 val, 330 test. Not to be changed."""
-    data = tmp_path_factory.mktemp("digits") / "data"
-    config = DataConfig(
-        source=PublishedSource(kind="digits"), validation_fraction=0.2, test_fraction=0.2, max_bad_fraction=0.0
-    )
-    prepare([open_digits(None)], config, data)
-    return write_here(data, ShardConfig(seed=0, shard_bytes=400_000))
+    return write_digits(tmp_path_factory.mktemp("digits") / "data")
 
 
 class Squares:
