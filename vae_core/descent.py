@@ -43,7 +43,7 @@ def _cut(gradients: list[Tensor], norm: Tensor, longest: float) -> None:
 
 def _step(optimizer: Optimizer, taken: Tensor) -> None:
     """`optimizer.step()` if `taken`. The fused kernels read that from the device, as for torch's gradient scaler."""
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
+    if taken.device.type not in FREE_TO_LOOK and getattr(optimizer, "_step_supports_amp_scaling", False):
         told = cast(Any, optimizer)
         told.found_inf = (~taken).float()
         optimizer.step()

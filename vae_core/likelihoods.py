@@ -200,10 +200,7 @@ def observe(images: Tensor, likelihood: Likelihood, noise: Noise) -> Tensor:
     `bernoulli`: each pixel is drawn as 0 or 1 with its intensity as probability, anew at each step (dynamic
     binarisation: a Bernoulli likelihood of grey values would not be a likelihood). All others: intensities in [0, 1].
     """
-    intensities = images.to(torch.float32) / LEVELS
-    if likelihood == "bernoulli":
-        return (noise.uniform("binarise", *images.shape[1:]) < intensities).to(torch.float32)
-    return intensities
+    return noise.binary("binarise", images) if likelihood == "bernoulli" else images.to(torch.float32) / LEVELS
 
 
 def _by_draw(parameters: Tensor, x: Tensor) -> Tensor:

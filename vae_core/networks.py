@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_core.config import Activation, ConvConfig, DataSpec, MLPConfig, NetworkConfig
+from vae_core.linear import Linear
 
 Shape = tuple[int, int, int]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
@@ -63,7 +64,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         hidden = config.hidden[::-1]
         self.body = _mlp((latent_dim + condition_dim, *hidden), config.activation)
-        self.out = nn.Linear(hidden[-1], math.prod(shape))
+        self.out = Linear(hidden[-1], math.prod(shape))
         self.shape = shape
 
     def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
@@ -85,7 +86,7 @@ class ConvDecoder(nn.Module):
     def __init__(self, config: ConvConfig, latent_dim: int, shape: Shape, condition_dim: int) -> None:
         super().__init__()
         self.grid = grid_shape(config, shape)
-        self.project = nn.Linear(latent_dim + condition_dim, math.prod(self.grid))
+        self.project = Linear(latent_dim + condition_dim, math.prod(self.grid))
         self.body = ConvUp(config, shape[0], shape)
 
     def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
@@ -238,7 +239,7 @@ def residuals(config: ConvConfig, width: int, signal: bool) -> list[nn.Module]:
 def _mlp(widths: tuple[int, ...], activation: Activation) -> nn.Sequential:
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
-        layers += [nn.Linear(a, b), ACTIVATIONS[activation]()]
+        layers += [Linear(a, b), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
 
 

@@ -11,9 +11,7 @@ def smooth_bound(x: Tensor, low: float = -10.0, high: float = 10.0, span: float 
     log-variance that strayed far comes back. The defaults suit log-variances: exp is within e^-20 to e^20.
     """
     x = x.float()
-    above, below = (x - high).relu(), (low - x).relu()
-    return x.clamp(low, high) + _saturate(above, span) - _saturate(below, span)
-
-
-def _saturate(distance: Tensor, span: float) -> Tensor:
-    return span - span**2 / (span + distance)  # span * d / (span + d), in the form whose gradient does not cancel
+    inside = x.clamp(low, high)
+    beyond = x - inside
+    # span * d / (span + |d|), in the form whose gradient does not cancel
+    return inside + beyond.sign() * (span - span**2 / (span + beyond.abs()))

@@ -6,9 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.training.clock import Clock, Ended, Enough
 from bench.training.peers import CPU
 from pipeline.data.loader import Loader
+from pipeline.train.computing import computing
 from pipeline.train.loop import build, evaluate, train
 from pipeline.train.run import TrainRun
 from pipeline.train.speed import SPEED
@@ -22,6 +25,11 @@ BESIDE = ("evaluation", "checkpoint")
 
 def fit_steps(run: TrainRun, ended: Ended) -> None:
     """`train_step` on batches that are in memory, in the same order in each epoch."""
+    with computing(torch.get_num_threads()):
+        _steps(run, ended)
+
+
+def _steps(run: TrainRun, ended: Ended) -> None:
     train_set, config = run.open("train"), run.train
     loader = Loader(train_set, config.seed, config.window_shards, config.global_batch_size)
     batches = list(loader.epoch(0))
@@ -76,9 +84,10 @@ def shares(log: str) -> dict[str, float]:
 
 def train_in(folder: Path, run: TrainRun, ended: Ended) -> None:
     """Our loop as the stages run it, in `folder`."""
-    train(
-        run,
-        folder,
-        on_epoch=lambda epoch, figures: ended(lambda: figures["neg_elbo_nats"]),
-        checkpoint_every_steps=CHECKPOINT_EVERY_STEPS,
-    )
+    with computing(torch.get_num_threads()):
+        train(
+            run,
+            folder,
+            on_epoch=lambda epoch, figures: ended(lambda: figures["neg_elbo_nats"]),
+            checkpoint_every_steps=CHECKPOINT_EVERY_STEPS,
+        )

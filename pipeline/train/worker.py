@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline import runtime
 from pipeline.data import peer
 from pipeline.progress import say
 from pipeline.train import failures
+from pipeline.train.computing import computing
 from pipeline.train.config import ComputeConfig
 from pipeline.train.folders import Folder, Place, open_folder
 from pipeline.train.following import follow, speaking
@@ -146,8 +145,8 @@ def worker(config: dict[str, Any]) -> None:
     def report(epoch: int, figures: dict[str, float]) -> None:
         ray.train.report({"epoch": epoch, **figures})
 
-    torch.set_num_threads(config["threads"])
-    with speaking(config["folder"], ray.train.get_context().get_world_rank()):
+    rank = ray.train.get_context().get_world_rank()
+    with computing(config["threads"]), speaking(config["folder"], rank):
         train(
             config["run"],
             config["folder"],

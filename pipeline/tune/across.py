@@ -4,9 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.train import failures
+from pipeline.train.computing import computing
 from pipeline.train.config import ComputeConfig
 from pipeline.train.following import speaking
 from pipeline.train.loop import train
@@ -69,8 +68,7 @@ def _rank(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     job: Job = config["job"]
-    torch.set_num_threads(job.threads)
-    with speaking(job.folder, ray.train.get_context().get_world_rank()):
+    with computing(job.threads), speaking(job.folder, ray.train.get_context().get_world_rank()):
         train(
             job.run,
             job.folder,

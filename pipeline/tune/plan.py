@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from pipeline import files
 from pipeline.closure import code_fingerprint
 from pipeline.config import fingerprint
 from pipeline.errors import UserError
+from pipeline.train.computing import computing
 from pipeline.train.config import ComputeConfig
 from pipeline.train.publish import METRICS
 from pipeline.train.run import TrainRun
@@ -72,12 +71,8 @@ def _measures(names: tuple[str, ...], run: TrainRun, features: Path) -> Measures
 
 
 def _measured(baseline: Path, run: TrainRun, measures: Measures, compute: ComputeConfig) -> Figures:
-    """The baseline's figures, with as many threads as a trial has: the last bits of a sum depend on them."""
+    """The baseline's figures, with as many threads as a trial has."""
     from pipeline.evaluate.models import open_model
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads_of(compute))
-    try:
+    with computing(threads_of(compute)):
         return measured_of(open_model(baseline), run, measures)
-    finally:
-        torch.set_num_threads(before)

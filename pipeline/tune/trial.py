@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-import torch
-
 from pipeline.errors import Diverged
+from pipeline.train.computing import computing
 from pipeline.train.folders import DiskFolder, Folder
 from pipeline.train.following import speaking
 from pipeline.train.lock import STALE_S, exclusive
@@ -98,8 +97,8 @@ def carry_out(job: Job, *, report: Report, train_to: TrainTo | None = None) -> b
     Raises:
         UserError: the folder is in use, the disk is full, the shards are damaged: what another attempt would meet too.
     """
-    torch.set_num_threads(job.threads)
-    with exclusive(job.folder, wait_s=WAIT_S if isinstance(job.folder, DiskFolder) else LEASE_S):
+    wait_s = WAIT_S if isinstance(job.folder, DiskFolder) else LEASE_S
+    with computing(job.threads), exclusive(job.folder, wait_s=wait_s):
         if read_json(job.folder, FAILED) is not None:
             return False
         if job.begun_from is not None:

@@ -44,6 +44,11 @@ def test_ranks_draw_together_what_one_rank_draws(rows: int, world: int, seed: in
         for rank in range(world):
             own = draw(noise(every[rank::world], rows, seed=seed, step=step), purpose, 2, 3)
             assert torch.equal(own, whole[rank::world])
+    levels = torch.arange(6 * rows, dtype=torch.uint8).view(rows, 2, 3)
+    whole = noise(every, rows, seed=seed, step=step).binary(purpose, levels)
+    for rank in range(world):
+        own = noise(every[rank::world], rows, seed=seed, step=step).binary(purpose, levels[rank::world])
+        assert torch.equal(own, whole[rank::world])
 
 
 @settings(deadline=None, max_examples=20)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vae_core.batch import Batch
 from vae_core.config import DataSpec
+from vae_core.linear import Linear
 
 NAME = "classifier features (trained here)"  # what a figure made of them is to be called
 FEATURES = 64
@@ -35,8 +36,8 @@ class FeatureClassifier(nn.Module):
             channels, height, width = out, -(-height // 2), -(-width // 2)
         grid = min(height, _LARGEST_GRID), min(width, _LARGEST_GRID)
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
-        self.hidden = nn.Linear(channels * grid[0] * grid[1], FEATURES)
-        self.out = nn.Linear(FEATURES, data.num_classes)
+        self.hidden = Linear(channels * grid[0] * grid[1], FEATURES)
+        self.out = Linear(FEATURES, data.num_classes)
 
     def features(self, x: Tensor) -> Tensor:
         """[B, C, H, W] pixels from 0 to 1 -> [B, 64], each between -1 and 1."""

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_core.config import AutoencoderConfig, DataSpec
 from vae_core.likelihoods import PixelHead, Pixels
+from vae_core.linear import Linear
 from vae_core.models.base import ContinuousModel, Inputs
 from vae_core.networks import build_decoder, build_encoder
 
@@ -25,7 +26,7 @@ class Autoencoder(ContinuousModel):
         super().__init__(config, data)
         self.latent_dim = config.latent_dim
         self.encoder = build_encoder(config.network, data.shape, self.condition_dim)
-        self.to_latent = nn.Linear(self.encoder.features, config.latent_dim)
+        self.to_latent = Linear(self.encoder.features, config.latent_dim)
         self.head = PixelHead(config, data.channels)
         pixels = (self.head.raw_channels, data.height, data.width)
         self.decoder = build_decoder(config.network, config.latent_dim, pixels, self.condition_dim)

@@ -11,6 +11,7 @@ from vae_core import estimators
 from vae_core.config import CategoricalConfig, DataSpec, MLPConfig
 from vae_core.distributed import all_reduce_sum
 from vae_core.likelihoods import PixelHead, Pixels
+from vae_core.linear import Linear
 from vae_core.models.base import CodeModel, Codes, Followed, Inputs, repeated
 from vae_core.networks import build_decoder, build_encoder
 from vae_core.noise import Noise
@@ -65,7 +66,7 @@ class Categorical(CodeModel):
         self.grids, self.num_codes = ((1, config.variables),), config.categories
         width = config.variables * config.categories
         self.encoder = build_encoder(config.network, data.shape, self.condition_dim)
-        self.to_posterior = nn.Linear(self.encoder.features, width)
+        self.to_posterior = Linear(self.encoder.features, width)
         self.head = PixelHead(config, data.channels)
         pixels = (self.head.raw_channels, data.height, data.width)
         self.decoder = build_decoder(config.network, width, pixels, self.condition_dim)
@@ -188,7 +189,7 @@ class Baseline(nn.Module):
     def __init__(self, data: DataSpec, condition_dim: int) -> None:
         super().__init__()
         self.body = build_encoder(BASELINE, data.shape, condition_dim)
-        self.out = nn.Linear(self.body.features, 1)
+        self.out = Linear(self.body.features, 1)
         for name in ("mean", "variance", "started"):
             self.register_buffer(name, torch.zeros(()))
 

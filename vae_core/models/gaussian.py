@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vae_core.config import DataSpec, IWAEConfig, VAEConfig
 from vae_core.likelihoods import PixelHead, Pixels
+from vae_core.linear import Linear
 from vae_core.models.base import ContinuousModel, repeated
 from vae_core.networks import build_decoder, build_encoder
 from vae_core.noise import Noise
@@ -33,7 +34,7 @@ class GaussianModel(ContinuousModel, ABC):
         super().__init__(config, data)
         self.latent_dim = config.latent_dim
         self.encoder = build_encoder(config.network, data.shape, self.condition_dim)
-        self.to_posterior = nn.Linear(self.encoder.features, 2 * config.latent_dim)
+        self.to_posterior = Linear(self.encoder.features, 2 * config.latent_dim)
         self.head = PixelHead(config, data.channels)
         pixels = (self.head.raw_channels, data.height, data.width)
         self.decoder = build_decoder(config.network, config.latent_dim, pixels, self.condition_dim)
@@ -93,7 +94,7 @@ class GaussianModel(ContinuousModel, ABC):
 
 def _prior_network(condition_dim: int, latent_dim: int) -> nn.Sequential:
     """Starts at N(0, I)."""
-    last = nn.Linear(PRIOR_WIDTH, 2 * latent_dim)
+    last = Linear(PRIOR_WIDTH, 2 * latent_dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(condition_dim, PRIOR_WIDTH), nn.SiLU(), last)
+    return nn.Sequential(Linear(condition_dim, PRIOR_WIDTH), nn.SiLU(), last)
