@@ -74,7 +74,7 @@ def _connect(compute: ComputeConfig) -> None:
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     try:
         if address is None:
-            ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES,
+            ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False,
                      runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
         else:
             _knock(address)
