@@ -36,6 +36,11 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AUTH_MODE": "token",
 }
+_PRIVATE = {  # there, nobody reads Ray's own figures, and no node is reclaimed: each part that is left out leaves cores
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 _PARTS = {"raylet": "Ray's node manager (raylet)", "gcs_server": "Ray's control service (gcs_server)"}
 _QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
 _LOOK = "its logs are in /tmp/ray/session_latest/logs; is there room on the disk and in /dev/shm?"
@@ -48,19 +53,20 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
     Raises:
         ClusterFailed: Ray does not start here, or the cluster at `compute.address` does not answer.
     """
-    for name, value in _ENVIRONMENT.items():
+    private = compute.address is None
+    for name, value in {**_ENVIRONMENT, **(_PRIVATE if private else {})}.items():
         os.environ.setdefault(name, value)
-    if compute.address is None:  # a private cluster: its token lives and dies with this process, in no file
+    if private:  # its token lives and dies with this process, in no file
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # reads the environment when it is imported
 
     if ray.is_initialized():  # a caller's cluster, for instance that of a test
         yield
         return
-    with _reaped() if compute.address is None else nullcontext():
+    with _reaped() if private else nullcontext():
         with _own_signals():
             _connect(compute)
-        with _watched() if compute.address is None else nullcontext():
+        with _watched() if private else nullcontext():
             try:
                 yield
             finally:
@@ -74,8 +80,8 @@ def _connect(compute: ComputeConfig) -> None:
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     try:
         if address is None:
-            ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False,
-                     runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
+            ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES,
+                     include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
         else:
             _knock(address)
             ray.init(address=address, **_QUIET)

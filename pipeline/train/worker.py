@@ -70,10 +70,17 @@ def _fit(
 ) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
     class Trainer(TorchTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:
             """None: Ctrl-C raises KeyboardInterrupt here as elsewhere, and Ray ends with this process."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            """Without an actor that tidies up in a cluster that ends with this process anyway."""
+            unneeded = (PlacementGroupCleanerCallback,) if compute.address is None else ()
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            return [one for one in callbacks if not isinstance(one, unneeded)]
 
     placing = place(compute)
     check_shared(folder)
