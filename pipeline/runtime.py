@@ -88,7 +88,7 @@ def _connect(compute: ComputeConfig) -> None:
     except SystemExit:  # what Ray makes of SIGTERM
         ray.shutdown()
         raise Terminated from None
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises just that where a part of it does not come up
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address is None:
             raise ClusterFailed(f"Ray cannot start on this machine ({reason}); {_LOOK}") from error

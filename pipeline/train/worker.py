@@ -1,9 +1,9 @@
 """The training loop as Ray Train workers, started, watched and restarted from here."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,18 @@ from pipeline.train.placing import check_shared, place
 from pipeline.train.run import Reading, TrainRun
 
 GROUP_STARTS = 20  # how often a group of workers may fail to start in a run; each waits a minute for room
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker is given to do: to train, as far as `epochs` or to the end; can be pickled."""
+
+    run: TrainRun
+    folder: Folder
+    threads: int
+    checkpoint_every_steps: int
+    max_rows: int | None
+    epochs: int | None = None
 
 
 def fit(run: TrainRun, folder: Place, compute: ComputeConfig, *, what: str, total_steps: int) -> None:
@@ -68,6 +80,23 @@ def _attempt(run: TrainRun, folder: Folder, compute: ComputeConfig, what: str, s
 def _fit(
     run: TrainRun, folder: Folder, compute: ComputeConfig, what: str, attempts: Any, scratch: Path, max_failures: int
 ) -> None:
+    placing = place(compute)
+    check_shared(folder)
+    say(f"{what}: {placing}, {run.train.precision}; checkpoints in {folder.location}")
+    work = Work(run, folder, placing.threads, compute.checkpoint_every_steps, compute.max_rows)
+    trainer(work, placing.scaling, compute, attempts, scratch, max_failures=max_failures).fit()
+
+
+def trainer(
+    work: Work, scaling: Mapping[str, Any], compute: ComputeConfig, attempts: Any, scratch: Path, *, max_failures: int
+) -> Any:
+    """Ray's trainer of workers that do `work`.
+
+    Args:
+        scaling: arguments of Ray Train's ScalingConfig.
+        attempts: an `Attempts`, which is told of failures.
+        scratch: for Ray's own files. It resumes by name and compares nothing; ours resumes by fingerprint.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -82,22 +111,13 @@ def _fit(
             callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
             return [one for one in callbacks if not isinstance(one, unneeded)]
 
-    placing = place(compute)
-    check_shared(folder)
-    say(f"{what}: {placing}, {run.train.precision}; checkpoints in {folder.location}")
-    Trainer(
+    return Trainer(
         worker,
-        train_loop_config={
-            "run": run,
-            "folder": folder,
-            "threads": placing.threads,
-            "checkpoint_every_steps": compute.checkpoint_every_steps,
-            "max_rows": compute.max_rows,
-        },
-        scaling_config=ScalingConfig(**placing.scaling),
+        train_loop_config={"work": work},
+        scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
-            name=run.name,
-            storage_path=str(scratch / "ray"),  # Ray resumes by name and compares nothing; ours resumes by fingerprint
+            name=work.run.name,
+            storage_path=str(scratch / "ray"),
             callbacks=[attempts],
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=max_failures,
@@ -105,7 +125,7 @@ def _fit(
                 controller_failure_limit=GROUP_STARTS,
             ),
         ),
-    ).fit()
+    )
 
 
 def _again_or_raise(error: Exception, folder: Folder, compute: ComputeConfig, what: str, count: Path) -> None:
@@ -142,7 +162,7 @@ def served(reading: Reading) -> Iterator[Reading]:
         yield reading
 
 
-def worker(config: dict[str, Any]) -> None:
+def worker(config: dict[str, Work]) -> None:
     """What each Ray Train worker runs. What it raises reaches the controller, which decides whether to try again."""
     import ray.train
     import ray.train.torch
@@ -152,14 +172,15 @@ def worker(config: dict[str, Any]) -> None:
     def report(epoch: int, figures: dict[str, float]) -> None:
         ray.train.report({"epoch": epoch, **figures})
 
-    rank = ray.train.get_context().get_world_rank()
-    with computing(config["threads"]), speaking(config["folder"], rank):
+    work, rank = config["work"], ray.train.get_context().get_world_rank()
+    with computing(work.threads), speaking(work.folder, rank):
         train(
-            config["run"],
-            config["folder"],
+            work.run,
+            work.folder,
             on_epoch=report,
-            checkpoint_every_steps=config["checkpoint_every_steps"],
-            max_rows=config["max_rows"],
+            checkpoint_every_steps=work.checkpoint_every_steps,
+            max_rows=work.max_rows,
+            epochs=work.epochs,
             device=ray.train.torch.get_device(),
             leaving=_leaving,
         )

@@ -2,14 +2,10 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from pipeline.train import failures
-from pipeline.train.computing import computing
 from pipeline.train.config import ComputeConfig
-from pipeline.train.following import speaking
-from pipeline.train.loop import train
-from pipeline.train.worker import GROUP_STARTS
+from pipeline.train.worker import Work, trainer
 from pipeline.tune.trial import Job
 
 
@@ -34,47 +30,13 @@ def train_across(job: Job, stop: int, *, compute: ComputeConfig, gpus: float) ->
 
 
 def _fit(job: Job, stop: int, compute: ComputeConfig, gpus: float, scratch: Path) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     from pipeline.train.attempts import COUNT, Attempts
 
-    attempts: Any = Attempts(job.folder, job.name, compute.max_failures, scratch / COUNT)
-    trainer = TorchTrainer(
-        _rank,
-        train_loop_config={"job": job, "stop": stop},
-        scaling_config=ScalingConfig(
-            num_workers=compute.trial_workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": compute.trial_cpus, **({"GPU": gpus} if gpus else {})},
-        ),
-        run_config=RunConfig(
-            name=f"{job.name}-{stop}",
-            storage_path=str(scratch / "ray"),
-            callbacks=[attempts],
-            failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=compute.max_failures,
-                max_preemption_failures=compute.max_preemptions,
-                controller_failure_limit=GROUP_STARTS,
-            ),
-        ),
-    )
-    trainer.fit()
-
-
-def _rank(config: dict[str, Any]) -> None:
-    """What each worker runs. What it raises reaches the controller, which decides whether to try again."""
-    import ray.train
-    import ray.train.torch
-
-    job: Job = config["job"]
-    with computing(job.threads), speaking(job.folder, ray.train.get_context().get_world_rank()):
-        train(
-            job.run,
-            job.folder,
-            on_epoch=lambda epoch, figures: None,
-            checkpoint_every_steps=job.checkpoint_every_steps,
-            device=ray.train.torch.get_device(),
-            epochs=config["stop"],
-            max_rows=job.max_rows,
-        )
+    work = Work(job.run, job.folder, job.threads, job.checkpoint_every_steps, job.max_rows, epochs=stop)
+    scaling = {
+        "num_workers": compute.trial_workers,
+        "use_gpu": gpus > 0,
+        "resources_per_worker": {"CPU": compute.trial_cpus, **({"GPU": gpus} if gpus else {})},
+    }
+    attempts = Attempts(job.folder, job.name, compute.max_failures, scratch / COUNT)
+    trainer(work, scaling, compute, attempts, scratch, max_failures=compute.max_failures).fit()
