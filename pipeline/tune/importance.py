@@ -3,11 +3,12 @@
 Source: Hutter, Hoos & Leyton-Brown, ICML 2014, as Optuna computes it, with a fixed seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.tune.config import Range, Scalar
 from pipeline.tune.objectives import Direction
-from pipeline.tune.space import Space
+from pipeline.tune.space import Overrides, Space
 from pipeline.tune.suggest import OPTUNAS, distributions, quiet
 from pipeline.tune.trials import Sweep, Trial
 
@@ -38,20 +39,29 @@ def _shares(
 ) -> dict[str, float] | None:
     """Key -> share, greatest first; None where there is nothing to explain."""
     import optuna
+    from optuna.distributions import IntDistribution
 
     seen = [(trial.overrides, trial.epochs[epochs - 1].get(name)) for trial in trials]
     told = [(overrides, value) for overrides, value in seen if value is not None]
     if len({value for _, value in told}) < 2:
         return None
-    swept = distributions(space)
+    # Of k categories Optuna would look at 2^k combinations; the places in a list are numbers, which it only splits.
+    lists = {key: values for key, values in space.items() if not isinstance(values, Range)}
+    places = {key: IntDistribution(0, len(values) - 1) for key, values in lists.items()}
+    swept = distributions(space) | places
     with quiet():
         study = optuna.create_study(direction=OPTUNAS[direction])
         study.add_trials(
             [
-                optuna.trial.create_trial(params=dict(overrides), distributions=swept, value=value)
+                optuna.trial.create_trial(params=_places(lists, overrides), distributions=swept, value=value)
                 for overrides, value in told
             ]
         )
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: round(float(share), 6) for key, share in shares.items()}
+
+
+def _places(lists: Mapping[str, Sequence[Scalar]], overrides: Overrides) -> Overrides:
+    """The values of a trial, of each list the place in it."""
+    return {key: lists[key].index(value) if key in lists else value for key, value in overrides.items()}

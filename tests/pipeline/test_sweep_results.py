@@ -204,6 +204,17 @@ def test_the_key_that_decides_is_the_important_one(make_sweep: Any, trial: Any, 
     assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_long_list_takes_no_longer(make_sweep: Any, trial: Any, baseline: Path, tmp_path: Path) -> None:
+    """Of the 40 values as categories Optuna would look at 2^40 combinations."""
+    space = {"beta": tuple(0.1 * i for i in range(1, 41)), "latent_dim": (2, 4), "condition": ("none",)}
+    values = draw(space, "random", count=60, seed=0)
+    trials = [trial(i, 40 + (each["beta"] - 1) ** 2, **each) for i, each in enumerate(values)]
+    publish(make_sweep(space=space), trials, baseline, tmp_path)
+    shares = files.read_json(tmp_path / "results" / "importance.json")["objectives"]["neg_elbo_nats"]
+    assert list(shares) == ["beta", "latent_dim", "condition"]
+    assert shares["beta"] > 0.8
+
+
 def test_few_trials_have_no_importance(make_sweep: Any, trial: Any, baseline: Path, tmp_path: Path) -> None:
     publish(make_sweep(), [trial(0, 49.0), trial(1, 48.0)], baseline, tmp_path)
     found = files.read_json(tmp_path / "results" / "importance.json")
