@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from vae_core.config import ModelConfig, Scheduled, Strict, check, check_at_leas
 from vae_core.config.priors import PixelCNNConfig
 
 PARAMS_FILE = Path("params.yaml")
+COMPUTE = "PIPELINE_COMPUTE"  # environment: a JSON object; its keys of `compute` count instead of the file's
 
 AnyModel: TypeAlias = Annotated[ModelConfig, Field(discriminator="kind")]
 
@@ -136,21 +138,41 @@ class Params(Strict):
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check the whole file.
 
+    Where a process runs is no matter of the commit, so a job on a cluster gives keys of `compute` in PIPELINE_COMPUTE.
+
     Raises:
         UserError: it is missing, is not YAML, or any key or value is wrong. The message holds one line for each
             mistake: file and line, key, what was expected, what was found, and for an unknown key the nearest one.
     """
-    raw = _read(path)
+    raw, here = _read(path), _compute_here()
+    values = {**raw, "compute": {**(raw.get("compute") or {}), **here}} if here else raw
     try:
-        params = TypeAdapter(Params).validate_json(json.dumps(raw, default=str))
+        params = TypeAdapter(Params).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        problems = list(explain(error, raw, Params))
+        problems = list(explain(error, values, Params))
     else:
         problems = list(_crosscheck(params))
     if problems:
-        lines = (f"{path}:{line_of(raw, at)}: {'.'.join(map(str, at))}: {text}" for at, text in problems)
+        places = {("compute", key): COMPUTE for key in here}
+        lines = (
+            f"{places.get(at[:2], f'{path}:{line_of(raw, at)}')}: {'.'.join(map(str, at))}: {text}"
+            for at, text in problems
+        )
         raise UserError("\n".join(dict.fromkeys(lines)))
     return params
+
+
+def _compute_here() -> dict[str, Any]:
+    text = os.environ.get(COMPUTE)
+    if not text:
+        return {}
+    try:
+        here = json.loads(text)
+    except ValueError:
+        here = None
+    if not isinstance(here, dict):
+        raise UserError(f'{COMPUTE}: expected a JSON object such as {{"workers": 2}}, got {text!r}')
+    return here
 
 
 def apply_overrides(

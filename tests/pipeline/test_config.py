@@ -279,6 +279,34 @@ def test_the_shipped_file_is_right() -> None:
     assert set(params.families) <= set(params.models)
 
 
+def test_the_environment_says_where_this_process_runs(
+    load: Any, params_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load(params_text)
+    monkeypatch.setenv("PIPELINE_COMPUTE", '{"workers": [1, 8], "storage": "s3://bucket/runs"}')
+    changed = load(params_text)
+    assert (changed.compute.workers, changed.compute.storage) == ((1, 8), "s3://bucket/runs")
+    assert dataclasses.replace(changed, compute=plain.compute) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"worker": 2}', "PIPELINE_COMPUTE: compute.worker: unknown key; did you mean 'workers'?"),
+        ('{"threads": 0}', "PIPELINE_COMPUTE: compute.threads: expected auto or an integer of at least 1, got 0"),
+        ("workers=2", "PIPELINE_COMPUTE: expected a JSON object such as {\"workers\": 2}, got 'workers=2'"),
+        ("[2]", "PIPELINE_COMPUTE: expected a JSON object such as {\"workers\": 2}, got '[2]'"),
+    ],
+)
+def test_mistakes_in_the_environment_name_it(
+    load: Any, params_text: str, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setenv("PIPELINE_COMPUTE", text)
+    with pytest.raises(UserError) as raised:
+        load(params_text)
+    assert str(raised.value) == message
+
+
 def test_numbers_are_those_of_yaml_1_2(load: Any, params_text: str) -> None:
     text = params_text.replace("{kind: one_cycle, peak: 0.002, warmup: 0.3}", "1e-3").replace("1000.0", "1000")
     params = load(text.replace("title: Digits", "title: on").replace("epochs: 2", "epochs: 0o10"))
