@@ -20,6 +20,7 @@ from pipeline.progress import say
 from pipeline.train.config import ComputeConfig
 
 LOST_S = 45.0  # for Ray to notice that a part of it died; of its control service it gives up after 60, without a word
+TORCH = ("torch",)  # what ranks and trials import first
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
 
 _ENVIRONMENT = {
@@ -47,8 +48,11 @@ _LOOK = "its logs are in /tmp/ray/session_latest/logs; is there room on the disk
 
 
 @contextmanager
-def cluster(compute: ComputeConfig) -> Iterator[None]:
+def cluster(compute: ComputeConfig, preload: Sequence[str] = ()) -> Iterator[None]:
     """Ray for the length of the block.
+
+    Args:
+        preload: modules that the processes of a Ray on this machine import while they wait for work.
 
     Raises:
         ClusterFailed: Ray does not start here, or the cluster at `compute.address` does not answer.
@@ -58,6 +62,7 @@ def cluster(compute: ComputeConfig) -> Iterator[None]:
         os.environ.setdefault(name, value)
     if private:  # its token lives and dies with this process, in no file
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ["RAY_preload_python_modules"] = ",".join(preload)
     import ray  # reads the environment when it is imported
 
     if ray.is_initialized():  # a caller's cluster, for instance that of a test

@@ -60,7 +60,7 @@ def _attempt(run: TrainRun, folder: Folder, compute: ComputeConfig, what: str, s
     Args:
         scratch: for Ray's own files, of which only the count of failures is read again.
     """
-    with runtime.cluster(compute), served(run.reading) as reading:
+    with runtime.cluster(compute, runtime.TORCH), served(run.reading) as reading:
         from ray.exceptions import RayError
         from ray.train.v2._internal.exceptions import RayTrainError
 
@@ -98,20 +98,11 @@ def trainer(
         scratch: for Ray's own files. It resumes by name and compares nothing; ours resumes by fingerprint.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-    class Trainer(TorchTrainer):
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """None: Ctrl-C raises KeyboardInterrupt here as elsewhere, and Ray ends with this process."""
+    from pipeline.train.trainers import PrivateTrainer, SharedTrainer
 
-        def _create_default_callbacks(self) -> list[Any]:
-            """Without an actor that tidies up in a cluster that ends with this process anyway."""
-            unneeded = (PlacementGroupCleanerCallback,) if compute.address is None else ()
-            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-            return [one for one in callbacks if not isinstance(one, unneeded)]
-
-    return Trainer(
+    chosen = PrivateTrainer if compute.address is None else SharedTrainer
+    return chosen(
         worker,
         train_loop_config={"work": work},
         scaling_config=ScalingConfig(**scaling),

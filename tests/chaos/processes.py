@@ -18,13 +18,12 @@ STAGE = re.compile(r"-m\0pipeline\0(\w+)\0--family\0(\w+)")
 
 VICTIMS = {  # part -> a word in its command line
     "rank": "ray::RayTrainWorker",
-    "controller": "ray::TrainController",
     "trial": "ray::ImplicitFunc",
     "node": "/raylet/raylet",
     "gcs": "/gcs/gcs_server",
 }
 PARTS = {
-    "train": ("rank", "group", "controller", "driver", "node", "gcs", "dvc"),
+    "train": ("rank", "group", "driver", "node", "gcs", "dvc"),  # the driver is Ray Train's controller, too
     "tune": ("trial", "driver", "node", "gcs", "dvc"),
 }
 

@@ -44,7 +44,7 @@ def kill_once_past(name: str, running: subprocess.Popen[str], victim: str, proje
 
 
 def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) -> None:
-    """First the stage is killed, then a worker of the stage that took over, then Ray Train's controller."""
+    """First the stage is killed, then a worker of the stage that took over."""
     project.run(*TRAIN)
     expected, curves = project.contents(MODEL), project.read("results/train/cvae/curves.tsv")
     for folder in ("models", "results", ".runs"):
@@ -58,15 +58,12 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) 
     assert not (project.path / MODEL).exists()
 
     again = project.start(*TRAIN)
-    for victim in ("RayTrainWorker", "TrainController"):
-        kill_once_past(reached, again, victim, project)
-        reached = checkpoints(project)[-1]
+    kill_once_past(reached, again, "RayTrainWorker", project)
     printed, _ = again.communicate(timeout=300)
     assert again.returncode == 0, printed
     assert project.contents(MODEL) == expected
     assert project.read("results/train/cvae/curves.tsv") == curves
     assert "rank 0: was killed (signal 9" in printed
-    assert "Ray is started anew for attempt 3 of 4 from step" in printed
     assert "Traceback" not in printed
 
 

@@ -190,9 +190,10 @@ def long_run(make_run: Callable[..., TrainRun]) -> TrainRun:
     return make_run(epochs=80, global_batch_size=16)
 
 
-def workers() -> list[psutil.Process]:
+def of_ray(name: str) -> list[psutil.Process]:
+    """The processes of this test's Ray that run an actor."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    return [child for child in children if name in " ".join(child.cmdline())]
 
 
 def newest(folder: Path) -> int:
@@ -200,18 +201,18 @@ def newest(folder: Path) -> int:
 
 
 @contextmanager
-def killing(folder: Path, times: int, number: signal.Signals) -> Iterator[list[int]]:
+def killing(folder: Path, times: int, number: signal.Signals, victim: str = "RayTrainWorker") -> Iterator[list[int]]:
     """So often, once training has gone on, a worker gets a signal. Yields the steps at which it did."""
     done, steps = threading.Event(), list[int]()
 
     def kill() -> None:
         for _ in range(times):
             before = newest(folder)
-            while newest(folder) <= before or not workers():
+            while newest(folder) <= before or not of_ray("RayTrainWorker"):
                 if done.wait(0.05):
                     return
             steps.append(newest(folder))
-            workers()[0].send_signal(number)
+            of_ray("RayTrainWorker")[0].send_signal(number)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -246,6 +247,31 @@ def test_a_killed_worker_is_started_again_as_often_as_allowed(
 
 @ray_test
 @pytest.mark.usefixtures("ray_cluster")
+def test_on_this_machine_ray_starts_nothing_beside_the_workers(
+    tmp_path: Path, long_run: TrainRun, make_compute: Callable[..., ComputeConfig]
+) -> None:
+    """Each further process costs seconds to start, and cores. The barrier of reports is Ray's own."""
+    actors = set[str]()
+    compute, done = make_compute(max_failures=0, checkpoint_every_steps=25), threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.05):
+            if newest(tmp_path) > 0 and not actors:
+                actors.update(child.cmdline()[0].split(".")[0].strip() for child in of_ray("ray::"))
+                of_ray("RayTrainWorker")[0].kill()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    with pytest.raises(WorkersFailed):
+        fit(long_run, tmp_path, compute, what="train vae", total_steps=5840)
+    done.set()
+    thread.join()
+    assert actors - {"ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent"} == {
+        "ray::RayTrainWorker", "ray::SynchronizationActor"}  # fmt: skip
+
+
+@ray_test
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_fault_of_the_code_is_tried_twice_and_named_with_its_place(
     tmp_path: Path, make_run: Callable[..., TrainRun], make_compute: Callable[..., ComputeConfig]
 ) -> None:
@@ -275,7 +301,7 @@ def test_what_a_rank_finds_ends_the_run_at_once_with_its_class(
 
 @pytest.mark.chaos  # minutes of waiting for Ray
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="its nodes are processes of Linux")
-def test_a_reclaimed_node_and_a_lost_one_cost_what_they_must(shards: Path, tmp_path: Path) -> None:
+def test_a_reclaimed_node_a_lost_one_and_a_dead_controller_cost_what_they_must(shards: Path, tmp_path: Path) -> None:
     """Two nodes of one core each, in a driver of its own, since two clusters do not go into one process."""
     script = Path(__file__).with_name("two_nodes.py")
     done = subprocess.run(
@@ -284,10 +310,13 @@ def test_a_reclaimed_node_and_a_lost_one_cost_what_they_must(shards: Path, tmp_p
     assert done.returncode == 0, done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["between epochs"]  # checkpoints, which nothing but the notice asks for
-    drained, lost = done.stderr.split("--- the other node is lost\n")
+    drained, lost, killed = re.split("--- .*\n", done.stderr)
     assert re.search(r"train drained: the node of rank [01] is being reclaimed; a checkpoint is written", drained)
     assert re.search(r"train drained: goes on with 1 worker from step \d+", drained)
     gone = r"gone, the others lost the connection|its node was lost"
     assert re.search(rf"train lost: rank [01]: ({gone}); its log: .*; attempt 2 of 2 from step \d+", lost)
     assert re.search(r"train lost: goes on with 1 worker from step \d+", lost)
+    assert re.search(
+        r"train killed: .*controller of Ray Train was killed .*; Ray is started anew for attempt 2 of 2", killed
+    )
     assert "Traceback" not in done.stderr

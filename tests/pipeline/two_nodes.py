@@ -1,4 +1,4 @@
-"""Trains on two nodes of one core each: one of them is reclaimed; then, in another run, one is lost.
+"""Trains on two nodes of one core each: one is reclaimed, in another run one is lost, in a third the controller.
 
 python tests/pipeline/two_nodes.py SHARDS FOLDER
 """
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline import runtime
 from pipeline.config import ComputeConfig, TrainConfig
@@ -50,25 +52,28 @@ def main(shards: Path, folder: Path) -> None:
     ray.init(address=cluster.address, logging_level="WARNING", log_to_driver=False)
     steps = set[int]()
     with once(folder / "drained", lambda: drain(cluster.address, other.node_id), steps):
-        train(shards, folder / "drained", epochs=200, max_failures=0)
+        train(shards, folder / "drained", cluster.address, epochs=200, max_failures=0)
     cluster.remove_node(other)
     another = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     time.sleep(TICK_S)
     say("--- the other node is lost")
     with once(folder / "lost", lambda: cluster.remove_node(another, allow_graceful=False), set()):
-        train(shards, folder / "lost", epochs=150, max_failures=1)
+        train(shards, folder / "lost", cluster.address, epochs=150, max_failures=1)
+    say("--- the controller is killed")
+    with once(folder / "killed", kill_controller, set()):
+        train(shards, folder / "killed", cluster.address, epochs=150, max_failures=1)
     (folder / "seen.json").write_text(json.dumps({"between epochs": sorted(step for step in steps if step % STEPS)}))
     ray.shutdown()
     cluster.shutdown()
 
 
-def train(shards: Path, folder: Path, *, epochs: int, max_failures: int) -> None:
+def train(shards: Path, folder: Path, address: str, *, epochs: int, max_failures: int) -> None:
     config = TrainConfig(
         seed=0, epochs=epochs, global_batch_size=128, learning_rate=0.001, max_grad_norm=1000.0, window_shards=2
     )
     compute = ComputeConfig(
-        address=None, workers=(1, 2), storage=str(folder), downloads=str(folder), checkpoint_every_steps=10_000,
+        address=address, workers=(1, 2), storage=str(folder), downloads=str(folder), checkpoint_every_steps=10_000,
         max_failures=max_failures,
     )  # fmt: skip
     model = VAEConfig(kind="vae", latent_dim=4, network=MLPConfig(kind="mlp", hidden=(32,)))
@@ -84,6 +89,11 @@ def drain(address: str, node: str) -> None:
          "--deadline-remaining-seconds", str(DEADLINE_S)],
         check=True, capture_output=True,
     )  # fmt: skip
+
+
+def kill_controller() -> None:
+    (controller,) = [child for child in psutil.Process().children(recursive=True) if "TrainController" in child.name()]
+    controller.kill()
 
 
 @contextmanager
