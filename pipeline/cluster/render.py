@@ -1,5 +1,6 @@
 """The recipe as files: cluster.yaml for AWS, its variants for given machines and for Kubernetes, policies for AWS."""
 
+import json
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.cluster import commands
-from pipeline.cluster.recipe import Command, Local, Versions, mounts, read_versions
+from pipeline.cluster.policies import Policy, head_policy, worker_policy
+from pipeline.cluster.recipe import Aws, Command, Kubernetes, Local, Versions, mounts, read_versions
 
 WIDTH = 118
 
@@ -29,10 +31,43 @@ def local_yaml(local: Local, versions: Versions) -> str:
     )
 
 
+def aws_yaml(aws: Aws, versions: Versions) -> str:
+    """A cluster file for AWS: nodes come and go with the demand."""
+    return _fill(
+        "aws.yaml.j2",
+        aws=aws,
+        minor=versions.ray.rpartition(".")[0],
+        mounts=mounts(spot=True),
+        setup=[*commands.packages(), *commands.token(), *commands.environment(versions), *commands.shell(),
+               *commands.disk()],
+        head_setup=commands.autoscaler(),
+        worker_setup=commands.instance_store(),
+        head_start=commands.head_start(""),
+        worker_start=[*commands.worker_start(""), *commands.spot_watch()],
+    )  # fmt: skip
+
+
+def kubernetes_yaml(kind: str, kube: Kubernetes, versions: Versions) -> str:
+    """A `rayjob` or a `raycronjob` for the KubeRay operator."""
+    return _fill(f"{kind}.yaml.j2", kube=kube, versions=versions)
+
+
 def committed(versions: Versions | None = None) -> dict[Path, str]:
     """Path in the project -> text, of every file that is rendered and committed."""
-    versions = versions or read_versions()
-    return {Path("deploy/cluster-local.yaml"): local_yaml(Local(), versions)}
+    versions, aws, kube = versions or read_versions(), Aws(), Kubernetes()
+    return {
+        Path("cluster.yaml"): aws_yaml(aws, versions),
+        Path("deploy/cluster-local.yaml"): local_yaml(Local(), versions),
+        Path("deploy/rayjob.yaml"): kubernetes_yaml("rayjob", kube, versions),
+        Path("deploy/raycronjob.yaml"): kubernetes_yaml("raycronjob", kube, versions),
+        Path("deploy/Dockerfile"): _fill("Dockerfile.j2", versions=versions),
+        Path("deploy/aws/head-policy.json"): _json(head_policy(aws)),
+        Path("deploy/aws/worker-policy.json"): _json(worker_policy(aws)),
+    }
+
+
+def _json(value: Policy) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _fill(template: str, **values: Any) -> str:
