@@ -1,1 +1,1 @@
-"""Clusters that the pipeline runs on: one recipe, rendered for AWS, for given machines and for Kubernetes, and checked."""
+"""Clusters that the pipeline runs on: one recipe, rendered for each kind of provider, and a check of the files."""

@@ -110,7 +110,8 @@ def spot_watch(venv: str = VENV) -> list[Command]:
 
 
 _THREADS = (
-    "The launcher's shell sets OMP_NUM_THREADS=1 for all that Ray starts; unset, Ray gives a worker a thread for each CPU."
+    "The launcher's shell sets OMP_NUM_THREADS=1 for all that Ray starts; unset, Ray gives a worker a thread for each "
+    "CPU."
 )
 
 

@@ -71,7 +71,8 @@ def _terminate(aws: Aws) -> Policy:
 
 def _pass_role(aws: Aws) -> Policy:
     to_ec2 = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
-    return _allow("GiveWorkersTheirRole", ["iam:PassRole"], [f"arn:aws:iam::{aws.account}:role/{aws.name}-worker"], to_ec2)
+    role = f"arn:aws:iam::{aws.account}:role/{aws.name}-worker"
+    return _allow("GiveWorkersTheirRole", ["iam:PassRole"], [role], to_ec2)
 
 
 def _describe() -> Policy:

@@ -17,6 +17,11 @@ _RENDER = (
     "machines), deploy/rayjob.yaml and deploy/raycronjob.yaml (Kubernetes) and deploy/aws/ (policies). With it, prints "
     "one file, or writes it to --out."
 )
+_CHECK = (
+    "Ray's own validation and what it misses: keys of the provider, EC2's model of a launch, files that are not there, "
+    "versions other than those of constraints.txt, insecure values. KubeRay's RayJob and RayCronJob, too. A line a "
+    "mistake, exit 1; what is still to be filled in is a warning. Nothing is asked over the network."
+)
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -36,6 +41,10 @@ def arguments(parser: ArgumentParser) -> None:
     add.add_argument("--worker-cpus", type=int, metavar="N", help="for work on each worker; all without it")
     add.add_argument("--object-store-mib", type=int, metavar="N", help="of each node; Ray's default without it")
     add.set_defaults(do=_render)
+    add = actions.add_parser("check", help="say all that is wrong with a file", description=_CHECK)
+    add.add_argument("file", type=Path, nargs="?", default=Path("cluster.yaml"), metavar="FILE", help="cluster.yaml")
+    add.add_argument("--strict", action="store_true", help="exit 1 for what is still to be filled in or made, too")
+    add.set_defaults(do=_check)
 
 
 def main(params: Params, args: Namespace) -> None:
@@ -60,6 +69,20 @@ def _render(args: Namespace) -> None:
     else:
         write_text(args.out, text)
         say(f"{args.out}: written; next: ray up {args.out}")
+
+
+def _check(args: Namespace) -> None:
+    from pipeline.cluster.check import check
+    from pipeline.errors import UserError
+    from pipeline.progress import say
+
+    report = check(args.file)
+    wrong = report.wrong + (report.todo if args.strict else ())
+    for line in () if args.strict else report.todo:
+        say(f"warning: {line}")
+    if wrong:
+        raise UserError("\n".join(wrong))
+    print(f"{args.file}: ok ({report.what})")
 
 
 def _list(text: str) -> tuple[str, ...]:
