@@ -123,6 +123,9 @@ def _ids(node: Config, at: KeyPath) -> Problems:
         needed = {key: text for key, text in LOOSE.items() if not key.endswith("Ids")}
     else:
         needed = LOOSE
+    for key in ("SubnetIds", "SecurityGroupIds") if "NetworkInterfaces" in node else ():
+        if key in node:
+            yield Problem((*at, key), "Ray takes it from NetworkInterfaces, and refuses both; remove it")
     for key, text in needed.items():
         if not node.get(key):
             yield Problem((*at, key), text)

@@ -57,11 +57,10 @@ def _launched(doc: Document, provider: str) -> Problems:
     from pipeline.cluster.local import local_problems
     from pipeline.cluster.schema import ray_problems
 
-    found = list(aws_problems(doc) if provider == "aws" else local_problems(doc))
+    found = [*(aws_problems(doc) if provider == "aws" else local_problems(doc)), *launch_problems(doc)]
     yield from found
-    own = {problem.at[:1] for problem in found}
-    yield from (problem for problem in ray_problems(doc.values) if problem.at[:1] not in own or len(problem.at) > 1)
-    yield from launch_problems(doc)
+    told = {problem.at for problem in found} | {problem.at[:1] for problem in found if provider == "local"}
+    yield from (problem for problem in ray_problems(doc.values) if problem.at not in told)
 
 
 def _what(doc: Document) -> str:

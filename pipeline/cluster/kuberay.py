@@ -24,6 +24,8 @@ def kuberay_problems(doc: Document) -> Problems:
     if doc.values.get("apiVersion") != API:
         yield Problem(("apiVersion",), f"expected {API}, got {doc.values.get('apiVersion')!r}")
     yield from schema_problems(doc.values, KINDS[kind])
+    if not {"name", "generateName"} & section(doc.values, "metadata").keys():
+        yield Problem(("metadata", "name"), "missing; add it")
     job: KeyPath = ("spec", "jobTemplate") if kind == "RayCronJob" else ("spec",)
     if kind == "RayCronJob":
         yield from _schedule(section(doc.values, "spec"))

@@ -89,19 +89,18 @@ def _setup(doc: Document) -> Problems:
 def _starts(doc: Document) -> Problems:
     for key in (HEAD, WORKER):
         found = list(commands(doc, key))
-        starting = [(at, text) for at, text in found if "ray start" in text]
-        if not starting:
-            yield Problem((key,), "no `ray start`: Ray would start without a token; add it")
+        first = next((i for i, (_, text) in enumerate(found) if "ray start" in text), None)
+        if first is None:
+            yield Problem((key,), "no `ray start`: Ray would start by its own default, without a token; add it")
             continue
-        (at, text), before = starting[0], [text for _, text in found[: starting[0][0][1]]]  # type: ignore[misc]
-        if not any("ray stop" in command for command in before):
-            yield Problem((key,), "no `ray stop` before `ray start`: a second `ray up` would fail; add it")
+        at, text = found[first]
+        if not any("ray stop" in before for _, before in found[:first]):
+            yield Problem(at, "no `ray stop` before `ray start`: a second `ray up` would fail; add it")
         exported, _, options = text.partition("ray start")
         for name, value in ENVIRONMENT.items():
             if not re.search(rf"export [^;&|]*\b{name}={value}\b", exported):
                 yield Problem(at, f"expected `export {name}={value}` before `ray start`")
-        needed = ("--head", "--autoscaling-config=") if key == HEAD else ("--address=$RAY_HEAD_IP:",)
-        for option in needed:
+        for option in ("--head", "--autoscaling-config=") if key == HEAD else ("--address=$RAY_HEAD_IP:",):
             if option not in options:
                 yield Problem(at, f"expected {option} after `ray start`")
 

@@ -64,5 +64,6 @@ def _once_prepared(config: Config) -> Problems:
             validate_config(prepare_config(copy.deepcopy(config)))
     except (ValidationError, ValueError, KeyError, RuntimeError, ClickException) as error:
         reason = said.getvalue().strip() or str(error) or type(error).__name__
-        key = next((key for key in ("head_node_type", "max_workers", "docker") if key in reason), "provider")
+        known = ("head_node_type", "max_workers", "available_node_types", "docker")
+        key = next((key for key in known if key in reason), "provider")
         yield Problem((key,), f"Ray refuses it: {reason.splitlines()[0]}; correct it")
