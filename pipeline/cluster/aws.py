@@ -101,7 +101,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def _shaped(value: Any, shape: Any, at: KeyPath) -> Problems:
-    kinds = _TYPES.get(shape.type_name, (object,))
+    """What a value has that EC2's model has not: an unknown key, a wrong type, a name that is none of the known."""
+    kinds: tuple[Any, ...] = _TYPES.get(shape.type_name, (object,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
         yield Problem(at, f"expected a {shape.type_name}, got {value!r:.60}; EC2 would refuse it")
     elif shape.type_name == "structure":

@@ -42,10 +42,11 @@ class Document:
         """The line of the key or item at `at`, or of the nearest section around it that the file has."""
         node, line = self.tree, 0
         for part in at:
-            owner = _owner(node, part)
+            owner: Any = _owner(node, part)
             if owner is None:
                 break
-            line = (owner.lc.key if isinstance(owner, Mapping) else owner.lc.item)(part)[0]
+            place = owner.lc  # ruamel's lines and columns
+            line = (place.item if isinstance(node, list) else place.key)(part)[0]
             node = owner[part]
         return int(line) + 1
 
@@ -58,7 +59,8 @@ class Document:
 def _owner(node: Any, part: str | int) -> Any:
     """The mapping that holds the key in the text: this one, or one that it merges (`<<: *other`); or the list."""
     if isinstance(node, Mapping):
-        if part in getattr(getattr(node, "lc", None), "data", None) or {}:
+        own = getattr(getattr(node, "lc", None), "data", None) or {}
+        if part in own:
             return node
         merged = list(getattr(node, "merge", ()))
         return next((owner for other in merged if (owner := _owner(other, part)) is not None), None)

@@ -25,7 +25,7 @@ def _of(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
 
 
 def _keys(names: str, **properties: Schema) -> Schema:
-    return _of(**{name: ANY for name in names.split()}, **properties)
+    return {**_of(), "properties": {**{name: ANY for name in names.split()}, **properties}}
 
 
 def _many(item: Schema) -> Schema:

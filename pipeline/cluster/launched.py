@@ -117,12 +117,21 @@ def _dashboard(doc: Document) -> Problems:
 
 
 def _shell(doc: Document) -> Problems:
+    found = list(commands(doc, *SETUPS, HEAD, WORKER))
+    if _shell_says("".join(f"(\n{text}\n)\n" for _, text in found)):
+        for at, text in found:  # which of them
+            if said := _shell_says(f"(\n{text}\n)\n"):
+                yield Problem(at, f"no valid shell: {said}; correct it")
+
+
+def _shell_says(script: str) -> str:
+    """What bash says of the script's syntax; empty: nothing, or there is no bash here."""
     bash = shutil.which("bash")
-    for at, text in commands(doc, *SETUPS, HEAD, WORKER) if bash else ():
-        done = subprocess.run([str(bash), "-n"], input=f"(\n{text}\n)\n", capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = re.sub(r"^.*?line \d+: ", "", (done.stderr.strip() or "a syntax error").splitlines()[0])
-            yield Problem(at, f"no valid shell: {said}; correct it")
+    if bash is None:
+        return ""
+    done = subprocess.run([bash, "-n"], input=script, capture_output=True, text=True, check=False)
+    first = next(iter(done.stderr.strip().splitlines()), "a syntax error")
+    return re.sub(r"^.*?line \d+: ", "", first) if done.returncode else ""
 
 
 def versions(doc: Document) -> Problems:

@@ -1,17 +1,19 @@
 """A YAML file of anyone's, read without trust: no object is made of it, and it cannot fill the memory."""
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from pipeline.cluster.findings import Document
 from pipeline.cluster.recipe import CONSTRAINTS, pins
 from pipeline.errors import UserError
 
-MOST_BYTES = 256 * 1024
+MOST_BYTES = 64 * 1024
 MOST_VALUES = 20_000  # after every alias is followed
 MOST_DEPTH = 50
 STANDARD = "tag:yaml.org,2002:"
@@ -28,11 +30,12 @@ def read(path: Path, root: Path | None = None) -> Document:
     root = Path() if root is None else root
     text = _text(path)
     try:
-        _refuse_tags(path, text)
-        tree = YAML(typ="rt").load(text)
+        _refuse_tags_and_depth(path, text)
+        tree = YAML(typ="rt", pure=True).load(text)
+        _refuse_nested_merges(path, tree)
         plain = YAML(typ="safe", pure=True)
         plain.version = (1, 1)
-        values = plain.load(text) if _size(tree, path) else None
+        values = plain.load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = (error.problem or "expected YAML").strip().splitlines()[0]
@@ -41,10 +44,9 @@ def read(path: Path, root: Path | None = None) -> Document:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     except ValueError as error:  # a date or a number that is none
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; a cluster file has {MOST_DEPTH} levels at most") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}:1: expected keys such as cluster_name or kind, found {type(values).__name__}")
+    _refuse_unfolding(path, values)
     pinned = pins((root / CONSTRAINTS).read_text(encoding="utf-8")) if (root / CONSTRAINTS).exists() else {}
     return Document(path=path, values=values, tree=tree, root=root, pins=pinned)
 
@@ -65,29 +67,51 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
-def _refuse_tags(path: Path, text: str) -> None:
-    """Of a tag such as !!python/object other readers make an object, which runs code."""
+def _refuse_tags_and_depth(path: Path, text: str) -> None:
+    """Before anything is made of the text: a tag such as !!python/object runs code in other readers, and thousands of
+    brackets within one another keep a parser busy for minutes."""
+    depth = 0
     for event in YAML(typ="rt", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            line = event.start_mark.line + 1
+            raise UserError(f"{path}:{line}: nested more than {MOST_DEPTH} levels deep, which no cluster file is")
         tag = str(getattr(event, "tag", None) or "")
         if tag and tag != "!" and tag.removeprefix(STANDARD) not in PLAIN:
             place = f"{path}:{event.start_mark.line + 1}"
             raise UserError(f"{place}: the tag {tag.replace(STANDARD, '!!')}: a cluster file needs none; remove it")
 
 
-def _size(tree: Any, path: Path) -> int:
-    """Values in the tree, each as often as an alias repeats it."""
+def _refuse_nested_merges(path: Path, tree: Any) -> None:
+    """`<<` of mappings that merge others copies them: ten at a time, seven levels deep, ten million keys."""
+    seen: set[int] = set()
+    nodes = deque([tree])
+    while nodes:
+        node = nodes.popleft()
+        if not isinstance(node, (Mapping, list)) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        merged = list(getattr(node, "merge", ()))
+        if len(merged) > 1 or any(list(getattr(other, "merge", ())) for other in merged):
+            line = getattr(getattr(node, "lc", None), "line", 0) + 1
+            raise UserError(f"{path}:{line}: merges (<<) several mappings, or one that merges others; write it out")
+        nodes += [*merged, *(node.values() if isinstance(node, Mapping) else node)]
+
+
+def _refuse_unfolding(path: Path, values: Any) -> None:
+    """Refuse what is within itself, or too much once every alias is followed."""
     known: dict[int, int] = {}
 
     def count(node: Any, depth: int) -> int:
-        if not isinstance(node, (Mapping, list)):
+        if not isinstance(node, (dict, list)):
             return 1
         if depth > MOST_DEPTH:
             raise UserError(f"{path}: nested more than {MOST_DEPTH} levels deep, or within itself; write it out")
         if id(node) not in known:
-            children = list(node.values()) if isinstance(node, Mapping) else node
+            children = list(node.values()) if isinstance(node, dict) else node
             known[id(node)] = 1 + sum(count(child, depth + 1) for child in children)
         if known[id(node)] > MOST_VALUES:
             raise UserError(f"{path}: its aliases unfold to more than {MOST_VALUES} values; write it out")
         return known[id(node)]
 
-    return count(tree, 0)
+    count(values, 0)

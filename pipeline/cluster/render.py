@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.cluster import commands
 from pipeline.cluster.policies import Policy, head_policy, worker_policy
-from pipeline.cluster.recipe import Aws, Command, Kubernetes, Local, Versions, mounts, read_versions
+from pipeline.cluster.recipe import VENV, Aws, Command, Kubernetes, Local, Versions, mounts, read_versions
 
 WIDTH = 118
 
@@ -19,7 +19,7 @@ WIDTH = 118
 def local_yaml(local: Local, versions: Versions) -> str:
     """A cluster file for machines that are there already."""
     installed = commands.given(local.venv) if local.venv else [*commands.packages(), *commands.environment(versions)]
-    venv = local.venv or commands.VENV
+    venv = local.venv or VENV
     return _fill(
         "local.yaml.j2",
         local=local,

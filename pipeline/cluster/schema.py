@@ -63,7 +63,7 @@ def _once_prepared(config: Config) -> Problems:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), _no_logs():
             validate_config(prepare_config(copy.deepcopy(config)))
     except (ValidationError, ValueError, KeyError, RuntimeError, ClickException) as error:
-        reason = said.getvalue().strip() or str(error) or type(error).__name__
+        reason = str(error).strip() or said.getvalue().strip() or type(error).__name__
         known = ("head_node_type", "max_workers", "available_node_types", "docker")
         key = next((key for key in known if key in reason), "provider")
         yield Problem((key,), f"Ray refuses it: {reason.splitlines()[0]}; correct it")

@@ -6,6 +6,7 @@ It is copied to the workers as one file, so it needs nothing but Python: `python
 import argparse
 import fcntl
 import json
+import math
 import subprocess
 import sys
 import time
@@ -140,7 +141,7 @@ def _serve(args: argparse.Namespace) -> int:
     notice = watch(Metadata(args.imds), args.every)
     say(f"notice: {json.dumps(notice)}")
     end = time.monotonic() + remaining(notice, args.seconds)
-    while (left := int(end - time.monotonic())) > 0:
+    while (left := math.ceil(end - time.monotonic())) > 0:
         nodes = node_ids(args.address)
         if nodes and all([drain(args.address, node, notice, left) for node in nodes]):
             say(f"drained {', '.join(nodes)} with {left} s left")

@@ -169,7 +169,14 @@ ON_AWS = [
 ]
 ON_GIVEN_MACHINES = [
     Plant("head_ip", "heda_ip", "provider.heda_ip", "did you mean 'head_ip'", "heda_ip", LOCAL),
-    Plant("worker-2-R", "worker-1-R", "provider.worker_ips.1", "named twice", "worker_ips", LOCAL),
+    Plant(
+        "[worker-1-REPLACE_ME, worker-2-R",
+        "[worker-1-REPLACE_ME, worker-1-R",
+        "provider.worker_ips.1",
+        "named twice",
+        "worker_ips",
+        LOCAL,
+    ),
     Plant("max_workers: 2", "max_workers: 3", "max_workers", "names 2", "max_workers: 3", LOCAL),
     Plant(" RAY_enable_autoscaler_v2=0", "", f"{HEAD_START}.1", "N-1 workers", "- >-\n    ulimit", LOCAL),
     Plant("--num-cpus=0", "", f"{HEAD_START}.1", "expected --num-cpus=0", "- >-\n    ulimit", LOCAL),

@@ -10,6 +10,7 @@ from pipeline.errors import UserError
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+MERGES = "m0: &m0 {k: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}\n" for i in range(1, 12))
 
 
 @pytest.mark.parametrize(
@@ -18,17 +19,32 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("x: !!python/object/apply:os.system [touch /tmp/owned]\n", ":1: the tag !!python/object/apply:os.system"),
         ("a: 1\nx: !custom {}\n", ":2: the tag !custom"),
         (LAUGHS, "its aliases unfold to more than 20000 values"),
+        (MERGES, ":2: merges (<<) several mappings"),
         ("a: &a [*a]\n", "within itself"),
-        ("x: " + "[" * 3000 + "]" * 3000, "nested"),
+        ("x: " + "[" * 3000 + "]" * 3000, ":1: nested more than 50 levels deep"),
         ("a: 1\nb: 2\na: 3\n", ":3: not valid YAML: found duplicate key"),
         ("- a\n- b\n", ":1: expected keys such as cluster_name or kind, found list"),
         ("", ":1: expected keys such as cluster_name or kind, found NoneType"),
         ("a: [1\nb: 2\n", "not valid YAML"),
         ("a: 2001-99-99\n", "not valid YAML"),
         ("a: \x07\n", "not valid YAML"),
-        ("# " + "x" * 300_000, "larger than 256 KiB"),
+        ("# " + "x" * 300_000, "larger than 64 KiB"),
     ],
-    ids=["object", "tag", "laughs", "cycle", "deep", "twice", "list", "empty", "open", "date", "bell", "huge"],
+    ids=[
+        "object",
+        "tag",
+        "laughs",
+        "merges",
+        "cycle",
+        "deep",
+        "twice",
+        "list",
+        "empty",
+        "open",
+        "date",
+        "bell",
+        "huge",
+    ],
 )
 def test_a_malicious_file_gets_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "cluster.yaml"

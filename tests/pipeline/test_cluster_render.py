@@ -12,11 +12,13 @@ from cluster_files import ROOT
 from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
-from pipeline.__main__ import main
+from pipeline.__main__ import main, parse_own
 from pipeline.cluster import commands
 from pipeline.cluster.check import check
+from pipeline.cluster.given import given_machines
 from pipeline.cluster.recipe import Aws, Local, read_versions
 from pipeline.cluster.render import aws_yaml, committed, local_yaml
+from pipeline.errors import UserError
 
 VERSIONS = read_versions(ROOT / "constraints.txt")
 HEAD, WORKER = "head_start_ray_commands", "worker_start_ray_commands"
@@ -93,7 +95,7 @@ def test_every_address_becomes_a_worker() -> None:
     [
         (["--workers", "b"], "--head: expected the addresses"),
         (["--head", "a"], "--workers: expected the addresses"),
-        (["--head", "a", "--workers", "b,b"], "b is named twice"),
+        (["--head", "a", "--workers", "b,b"], "--workers: b is named twice"),
         (["--head", "a;reboot", "--workers", "b"], "--head: expected an address"),
         (["--head", "a", "--workers", "b", "--venv", "/o p"], "--venv: expected a path"),
         (["--head", "a", "--workers", "b", "--name", "1"], "--name: expected at most 40"),
@@ -101,15 +103,11 @@ def test_every_address_becomes_a_worker() -> None:
         (["--head", "a", "--workers", "b", "--object-store-mib", "9"], "--object-store-mib: expected at least 75"),
     ],
 )
-def test_a_wrong_option_is_told_of_in_one_line(
-    options: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    assert main([*GIVEN, *options]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"error: {says}")
-    assert len(told.err.splitlines()) == 1
+def test_a_wrong_option_is_told_of_in_one_line(options: list[str], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        given_machines(parse_own("cluster", "pipeline.operate.cluster", [*GIVEN[1:], *options]))
+    assert str(error.value).startswith(says)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_the_policies_name_actions_and_resources() -> None:
