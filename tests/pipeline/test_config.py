@@ -56,7 +56,18 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "key of another kind": (
         "hidden: [32]", "hidden: [32], depth: 3", "depth",
         "models.vae.network.depth: unknown key; known: activation, hidden, kind"),
-    "key where none is": ("retrain: {}", "retrain: {depth: 3}", "retrain", "retrain.depth: unknown key"),
+    "typo in a limit": (
+        "retrain: {}", "retrain: {limits: {mse: {mx: 3.0}}}", "retrain",
+        "retrain.limits.mse.mx: unknown key; did you mean 'max'?"),
+    "limit that limits nothing": (
+        "retrain: {}", "retrain: {limits: {mse: {}}}", "retrain",
+        "retrain.limits.mse.min: expected a number here or for max, got None"),
+    "negative gain": (
+        "retrain: {}", "retrain: {min_gain: -1.0}", "retrain",
+        "retrain.min_gain: expected a number of at least 0, got -1.0"),
+    "drift beyond one": (
+        "retrain: {}", "retrain: {drift: {mean: 1.5}}", "retrain",
+        "retrain.drift.mean: expected a number from 0 to 1, or null, got 1.5"),
     "string for a number": ("epochs: 2", "epochs: '2'", "epochs: ", "train.epochs: expected an integer, got '2'"),
     "word for a number": (
         "max_grad_norm: 1000.0", "max_grad_norm: yes", "max_grad_norm",
