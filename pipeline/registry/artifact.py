@@ -66,8 +66,10 @@ def artifact_in(root: Path, family: str, commit: str) -> Artifact:
             if out["path"] == path:
                 data = next((dep["md5"] for dep in entry.get("deps", ()) if dep["path"] == SHARDS), None)
                 return Artifact(family, commit, stage, out["md5"], out.get("size", 0), out.get("nfiles", 1), data)
-    raise UserError(f"{family}: {commit[:10]} holds no {path} in its dvc.lock; `dvc repro export@{family}`, commit "
-                    "dvc.lock, and name that commit")  # fmt: skip
+    raise UserError(
+        f"{family}: {commit[:10]} holds no {path} in its dvc.lock; `dvc repro export@{family}`, commit "
+        "dvc.lock, and name that commit"
+    )
 
 
 def check_current(root: Path, artifact: Artifact) -> None:

@@ -35,9 +35,15 @@ def git(root: Path, *command: str, given: str = "", env: dict[str, str] | None =
     try:
         done = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", "-c", "user.useConfigOnly=true", *command],
-            cwd=root, env=clean | _QUIET | (env or {}), input=given, capture_output=True, text=True,
-            start_new_session=True, check=False, timeout=limit_s,
-        )  # fmt: skip
+            cwd=root,
+            env=clean | _QUIET | (env or {}),
+            input=given,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            check=False,
+            timeout=limit_s,
+        )
     except FileNotFoundError:
         raise UserError("there is no program `git` here" if root.is_dir() else f"{root}: no such folder") from None
     except subprocess.TimeoutExpired:

@@ -41,6 +41,6 @@ def entries(families: Iterable[str]) -> dict[str, dict[str, str]]:
         if name in found:
             other = found[name]["path"].removeprefix("artifacts/")
             raise UserError(f"params.yaml: models.{family}: its name in the registry is that of {other}; rename one")
-        desc = f"the best {family}: safetensors, ONNX and its card"
+        desc = f"the best {family} as safetensors and ONNX, with its card"
         found[name] = {"path": path, "type": "model", "desc": desc}
     return found

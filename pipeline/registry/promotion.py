@@ -128,8 +128,10 @@ def _keep(root: Path, made: artifact.Artifact, *, push: bool, dry_run: bool) -> 
     stored = artifact.where(root, made)
     if not stored.cached and not stored.remote:
         where = "the cache" if stored.remote is None else "the cache or the DVC remote"
-        raise UserError(f"{made.family}: the files of {made.path} in {made.commit[:10]} are not in {where}; get them "
-                        f"(`dvc fetch`), or make them again (`dvc repro {made.stage}`)")  # fmt: skip
+        raise UserError(
+            f"{made.family}: the files of {made.path} in {made.commit[:10]} are not in {where}; get them "
+            f"(`dvc fetch`), or make them again (`dvc repro {made.stage}`)"
+        )
     if push and stored.remote is None:
         raise UserError("no DVC remote to push the model to; `dvc remote add -d NAME URL`, and commit .dvc/config")
     if push and not stored.remote and not dry_run:

@@ -42,8 +42,9 @@ def write(root: Path, tags: Sequence[NewTag], seconds: int, *, push_to: str | No
         git(root, "update-ref", "--stdin", given="\n".join(lines) + "\n")
     except GitFailed as error:
         if push_to is not None:
-            raise UserError(f"{push_to} has the tags, but this repository took them not ({error}); "
-                            f"`git fetch --tags {push_to}`") from None  # fmt: skip
+            raise UserError(
+                f"{push_to} has the tags, but this repository took them not ({error}); `git fetch --tags {push_to}`"
+            ) from None
         names = " and ".join(objects)
         raise UserError(f"cannot make {names} ({error}); nothing was changed, run the same command again") from None
 

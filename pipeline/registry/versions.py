@@ -206,8 +206,18 @@ def _event(line: str) -> Event | None:
     action = parsed["action"].value
     rank = ("create", "deprecate", "register", "deregister", "assign", "unassign").index(action)
     date = datetime.fromtimestamp(int(seconds), UTC)
-    return Event(date, rank, parsed.get("counter", 0), action, tag, commit, by, message,
-                 parsed.get("version"), parsed.get("stage"))  # fmt: skip
+    return Event(
+        date,
+        rank,
+        parsed.get("counter", 0),
+        action,
+        tag,
+        commit,
+        by,
+        message,
+        parsed.get("version"),
+        parsed.get("stage"),
+    )
 
 
 def known_stage(stage: str) -> str:

@@ -408,7 +408,7 @@ def test_every_section_is_a_dependency_of_some_stage_but_where_it_runs_and_what_
 
 
 def test_the_committed_dvc_yaml_is_exact() -> None:
-    assert rewrite(DVC_YAML, SHIPPED.data) == DVC_YAML
+    assert rewrite(DVC_YAML, SHIPPED) == DVC_YAML
 
 
 @pytest.mark.parametrize(
@@ -420,11 +420,13 @@ def test_the_committed_dvc_yaml_is_exact() -> None:
         ("    params:\n      - evaluate\n", "    params:\n      - evaluate\n      - compute\n"),
         ("    params:\n      - shard\n", "    params: []\n"),
         ("      - pipeline/stages/shard.py\n", "      - pipeline/stages/shard.py\n      - pipeline/report/page.py\n"),
+        ("  wake-sleep:\n    path: artifacts/wake_sleep\n", "  gone:\n    path: artifacts/gone\n"),
+        ("    path: artifacts/vqvae2\n", "    path: artifacts/vqvae\n"),
     ],
 )
 def test_a_changed_dvc_yaml_is_put_right(old: str, new: str) -> None:
     assert old in DVC_YAML
-    assert rewrite(DVC_YAML.replace(old, new), SHIPPED.data) == DVC_YAML
+    assert rewrite(DVC_YAML.replace(old, new), SHIPPED) == DVC_YAML
 
 
 MODEL = VAEConfig(kind="vae", latent_dim=4, network=MLPConfig(kind="mlp", hidden=(8,)))
