@@ -76,14 +76,17 @@ def compare(before: Statistics, now: Statistics, config: DriftConfig) -> list[Ro
 
 
 def _sizes(before: Statistics, now: Statistics, config: DriftConfig) -> Iterator[Row]:
-    shapes = ["x".join(map(str, each.shape)) for each in (before, now)]
-    yield Row("image shape", *shapes, "the same", before.shape == now.shape)
+    yield Row("image shape", _sides(before), _sides(now), "the same", before.shape == now.shape)
     lost, allowed = before.rows - now.rows, config.fewer_rows
     words = "" if allowed is None else f"at most {allowed:.1%} fewer"
     holds = allowed is None or lost <= allowed * before.rows
     yield Row("rows", f"{before.rows:,}", f"{now.rows:,}", words, holds)
     for split, count in now.counts.items():
         yield Row(f"rows of {split}", f"{before.counts.get(split, 0):,}", f"{count:,}", "")
+
+
+def _sides(data: Statistics) -> str:
+    return "x".join(map(str, data.shape))
 
 
 def _channels(before: Statistics, now: Statistics, config: DriftConfig) -> Iterator[Row]:
@@ -99,16 +102,20 @@ def _channels(before: Statistics, now: Statistics, config: DriftConfig) -> Itera
 
 def _classes(before: Statistics, now: Statistics, config: DriftConfig) -> Iterator[Row]:
     for name in sorted({*before.classes, *now.classes}):
-        old, new = before.share(name), now.share(name)
-        shown = [f"{share:.2%}" if name in each.classes else "none" for each, share in ((before, old), (now, new))]
+        old, new = _share(before, name), _share(now, name)
         if name not in before.classes or name not in now.classes:
             allowed = config.new_classes if name not in before.classes else config.vanished_classes
             word = "new" if name not in before.classes else "vanished"
-            yield Row(f"class {name}", *shown, "" if allowed else f"no {word} classes", allowed)
+            yield Row(f"class {name}", old, new, "" if allowed else f"no {word} classes", allowed)
             continue
         limit = config.class_share
         words = "" if limit is None else f"a change of at most {limit:.1%}"
-        yield Row(f"class {name}", *shown, words, limit is None or abs(new - old) <= limit)
+        change = abs(now.share(name) - before.share(name))
+        yield Row(f"class {name}", old, new, words, limit is None or change <= limit)
+
+
+def _share(data: Statistics, name: str) -> str:
+    return f"{data.share(name):.2%}" if name in data.classes else "none"
 
 
 def _rows_of_labels(index: bytes, classes: int) -> list[int]:

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.registry.git import GitFailed, git
 from pipeline.registry.promotion import check_clean
-from pipeline.retrain import challenge, promotion, report
+from pipeline.retrain import promotion, report
 from pipeline.retrain.clone import PLACE, Clone, cloned
 from pipeline.retrain.data_gate import gated
 from pipeline.retrain.report import MARKDOWN, Report
@@ -111,6 +111,8 @@ def _night(home: Path, params: Params, options: Options) -> int:
 
 def _decided(clone: Clone, params: Params, options: Options, checked: Report) -> Report:
     """The challenger trained, and compared with the champion; nothing of it where the data are refused."""
+    from pipeline.retrain import challenge
+
     if checked.refused:
         return checked
     brought = challenge.champions(clone, params, options.families)

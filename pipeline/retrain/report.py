@@ -4,13 +4,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import files
 from pipeline.retrain.champions import Champion
 from pipeline.retrain.drift import Row
-from pipeline.retrain.gate import Decision, Figures
 from pipeline.retrain.sources import Sources
+
+if TYPE_CHECKING:
+    from pipeline.retrain.gate import Decision
 
 JSON, MARKDOWN = "decision.json", "decision.md"
 
@@ -21,9 +23,9 @@ class Verdict:
 
     family: str
     champion: Champion | None
-    before: Figures | None
-    now: Figures
-    decision: Decision
+    before: Mapping[str, float] | None
+    now: Mapping[str, float]
+    decision: "Decision"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _json_of(verdict: Verdict) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finite(figures: Figures) -> dict[str, float | None]:
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
     """JSON has no word for the others."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
@@ -161,7 +163,7 @@ def _family(verdict: Verdict) -> Iterator[str]:
     yield from _table(("figure", "champion", "challenger", "difference"), [_figure(n, old, verdict.now) for n in names])
 
 
-def _figure(name: str, old: Figures, new: Figures) -> tuple[str, ...]:
+def _figure(name: str, old: Mapping[str, float], new: Mapping[str, float]) -> tuple[str, ...]:
     both = name in old and name in new
     return name, _number(old.get(name)), _number(new.get(name)), f"{new[name] - old[name]:+.6g}" if both else ""
 

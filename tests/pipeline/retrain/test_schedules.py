@@ -104,7 +104,8 @@ def installed(tmp_path: Path) -> list[str]:
         pytest.skip("needs systemd-analyze")
     for unit in UNITS.iterdir():
         text = unit.read_text().replace("/srv/vae-pipeline/.venv/bin/python", sys.executable)
-        (tmp_path / unit.name).write_text(text.replace("/srv/vae-pipeline", str(ROOT)).replace("User=vae", "User=nobody"))
+        text = text.replace("/srv/vae-pipeline", str(ROOT)).replace("User=vae", "User=nobody")
+        (tmp_path / unit.name).write_text(text)
     return [str(path) for path in sorted(tmp_path.iterdir())]
 
 
