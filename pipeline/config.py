@@ -15,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from pipeline.config_errors import describe, explain, line_of
 from pipeline.data.config import DataConfig, ShardConfig
 from pipeline.errors import UserError, did_you_mean
+from pipeline.retrain.config import RetrainConfig
 from pipeline.train.config import ComputeConfig, TrainConfig
 from pipeline.tune.config import Range, Scalar, TuneConfig
 from vae_core.config import ModelConfig, Scheduled, Strict, check, check_at_least, check_scheduled, to_dict
@@ -109,11 +110,6 @@ class ReportConfig(Strict):
 
     def __post_init__(self) -> None:
         check(self, "data_images", self.data_images >= 1, "an integer of at least 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetrainConfig(Strict):
-    """No keys yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

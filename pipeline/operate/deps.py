@@ -1,5 +1,7 @@
 """rewrite in dvc.yaml what each stage depends on: modules it imports, parameters it reads, the files of data.source
 
+And the section `artifacts`, where the registry finds the model of each family.
+
 DVC does not look inside Python: a module missing from `deps` would leave a stale result in the cache, and one too many
 would run a stage for nothing. Nor does it look into params.yaml: new files below `data.source.path` are seen only when
 that path is a dependency.
@@ -20,6 +22,7 @@ from pipeline.config import Params
 from pipeline.data.config import DataConfig
 from pipeline.errors import UserError
 from pipeline.progress import say
+from pipeline.registry.names import entries
 
 OUTPUTS = ("data", "models", "artifacts", "report", "results")
 UNTRACKED = ("compute", "tune.publish")  # where a stage runs and what it shows, never what it computes
@@ -29,7 +32,7 @@ def main(params: Params, args: Namespace) -> None:
     check_paths(source_paths(params.data))
     path = ROOT / "dvc.yaml"
     before = path.read_text(encoding="utf-8")
-    after = rewrite(before, params.data)
+    after = rewrite(before, params)
     if after == before:
         say("dvc.yaml is exact")
     else:
@@ -37,8 +40,8 @@ def main(params: Params, args: Namespace) -> None:
         say("dvc.yaml: rewritten; see `git diff dvc.yaml`")
 
 
-def rewrite(text: str, data: DataConfig) -> str:
-    """dvc.yaml with the dependencies and parameters of every stage as they are."""
+def rewrite(text: str, params: Params) -> str:
+    """dvc.yaml with the dependencies and parameters of every stage as they are, and an artifact for every model."""
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -46,9 +49,10 @@ def rewrite(text: str, data: DataConfig) -> str:
     for name, stage in content["stages"].items():
         kept = [dep for dep in stage["deps"] if dep.split("/")[0] not in PACKAGES]
         if name == "ingest":
-            kept = source_paths(data)
+            kept = source_paths(params.data)
         stage["deps"] = sorted(kept) + modules(name)
         stage["params"] = parameters(name)
+    content["artifacts"] = entries(params.models)
     out = io.StringIO()
     yaml.dump(content, out)
     return out.getvalue()

@@ -1,0 +1,73 @@
+"""Git's commands on a repository at any path, its work tree or bare; none touches a work tree or an index."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.tune.git import LOCATING
+
+LIMIT_S = 120.0  # for a remote repository to answer
+_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}  # nobody would see a question
+
+
+class GitFailed(UserError):
+    """A command of Git's failed; the message is its first line of complaint, `said` all that it printed."""
+
+    def __init__(self, command: str, said: str) -> None:
+        self.said = said
+        lines = [line for line in said.splitlines() if line.startswith(("fatal: ", "error: "))] or said.splitlines()
+        reason = lines[0].removeprefix("fatal: ").removeprefix("error: ") if lines else "failed"
+        super().__init__(f"`git {command}`: {reason}")
+
+
+def git(root: Path, *command: str, given: str = "", env: dict[str, str] | None = None, limit_s: float = LIMIT_S) -> str:
+    """Standard output, without the end of line.
+
+    It runs in a session of its own: a signal to all of ours must not end it while it holds a lock of Git's, and SSH
+    has no terminal to ask at.
+
+    Raises:
+        UserError: there is no Git, or no such folder.
+        GitFailed: it ended with an error, or took longer than `limit_s` seconds.
+    """
+    clean = {name: value for name, value in os.environ.items() if name not in LOCATING}
+    try:
+        done = subprocess.run(
+            ["git", "-c", "core.fsmonitor=false", "-c", "user.useConfigOnly=true", *command],
+            cwd=root,
+            env=clean | _QUIET | (env or {}),
+            input=given,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            check=False,
+            timeout=limit_s,
+        )
+    except FileNotFoundError:
+        raise UserError("there is no program `git` here" if root.is_dir() else f"{root}: no such folder") from None
+    except subprocess.TimeoutExpired:
+        raise GitFailed(command[0], f"no answer in {limit_s:g} s") from None
+    if done.returncode:
+        raise GitFailed(command[0], f"{done.stderr}{done.stdout}".strip())
+    return done.stdout.rstrip("\n")
+
+
+def commit_of(root: Path, revision: str) -> str:
+    """The commit that a revision names.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    except GitFailed:
+        raise UserError(f"{revision}: no commit of this repository; `git fetch` it, or name another") from None
+
+
+def text_at(root: Path, commit: str, path: str) -> str | None:
+    """A file's text in a commit; None where it has no such file."""
+    try:
+        return git(root, "cat-file", "blob", f"{commit}:{path}")
+    except GitFailed:
+        return None
