@@ -109,7 +109,10 @@ class Cluster:
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # of requests and aiohttp too
+        except RuntimeError as error:  # what Ray makes of any other answer than that all went well
+            told = str(error).strip().splitlines()[-1]
+            raise ClusterFailed(f"{self.access.address}: Ray's job service failed ({told}); see its log") from None
+        except OSError as error:  # of requests too
             raise ClusterFailed(
                 f"{self.access.address}: the cluster no longer answers ({type(error).__name__}); "
                 "is the tunnel open? its jobs run on"
@@ -124,16 +127,22 @@ class Cluster:
     def record(self, id: str) -> Record | None:
         return next((record for record in self.records() if record.id == id), None)
 
-    def send(self, job: Job) -> None:
-        """Submit it; of another one with its id, Ray says that there is one."""
+    def send(self, job: Job) -> bool:
+        """Submit it; False: somebody else did so a moment ago."""
         with tempfile.TemporaryDirectory() as folder, self._answering():
             job.write(Path(folder))
-            self.client.submit_job(
-                entrypoint=ENTRYPOINT,
-                submission_id=job.id,
-                metadata=job.metadata,
-                runtime_env={"working_dir": folder, "env_vars": job.environment},
-            )
+            try:
+                self.client.submit_job(
+                    entrypoint=ENTRYPOINT,
+                    submission_id=job.id,
+                    metadata=job.metadata,
+                    runtime_env={"working_dir": folder, "env_vars": job.environment},
+                )
+            except RuntimeError as error:
+                if "already exists" not in str(error):
+                    raise
+                return False
+        return True
 
     def forget(self, id: str) -> None:
         """Delete the record of a job that is over."""

@@ -67,6 +67,8 @@ def follow(cluster: Cluster, id: str, *, skip: int = 0) -> None:
 
 
 async def _followed(cluster: Cluster, id: str, log: Log) -> Record:
+    from aiohttp import ClientError
+
     answered = time.monotonic()
     while True:
         log.skip, log.seen = max(log.skip, log.seen), 0
@@ -76,7 +78,12 @@ async def _followed(cluster: Cluster, id: str, log: Log) -> Record:
                 answered = time.monotonic()
             record = cluster.record(id)
             answered = time.monotonic()
-        except (OSError, RuntimeError, ClusterFailed) as error:  # RuntimeError: what Ray makes of a lost connection
+        except (
+            OSError,
+            ClientError,
+            RuntimeError,
+            ClusterFailed,
+        ) as error:  # RuntimeError: what Ray makes of a lost connection
             if time.monotonic() - answered > AWAY_S:
                 raise ClusterFailed(
                     f"{cluster.access.address}: the cluster no longer answers ({str(error) or type(error).__name__}); "

@@ -124,8 +124,8 @@ def submit(cluster: "Cluster", job: "Job", *, wait: bool) -> None:
         record = None
     if record is None:
         job.source.check_name(job.named)
-        cluster.send(job)
-        say(f"{job.id} submitted to {cluster.access.address}")
+        sent = cluster.send(job)
+        say(f"{job.id} submitted to {cluster.access.address}" if sent else f"{job.id} runs already")
     elif record.is_over:
         say(f"{job.id} has succeeded already; nothing was submitted")
         if not wait:
