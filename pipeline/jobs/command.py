@@ -48,11 +48,16 @@ class Command:
                 return word.removeprefix("--name=")
         return None
 
-    def in_clone(self, experiment: str) -> list[str]:
-        """As it runs on the head, where its experiment is called `experiment`."""
+    def in_clone(self, experiment: str, *, restoring: bool = True) -> list[str]:
+        """As it runs on the head, where its experiment is called `experiment`.
+
+        Args:
+            restoring: the commit has a dvc.lock. Without one, DVC takes a stage without dependencies for one that ran
+                and whose outputs may be missing.
+        """
         if self.at is None:
             return list(self.words)
-        added = [option for option in RESTORING if option not in self.words]
+        added = [option for option in RESTORING if restoring and option not in self.words]
         if self.is_experiment and self.name is None:
             added += ["--name", experiment]
         return [*self.words[: self.at + 1], *added, *self.words[self.at + 1 :]]

@@ -1,5 +1,6 @@
 """What a job runs: a commit that origin has, perhaps with changes, of a project whose results can come home."""
 
+from collections.abc import Iterable
 from configparser import ConfigParser, Error
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ class Source:
         origin: the repository's address for the head, without a password.
         home: what origin is called at home.
         place: the repository's address at home.
+        locked: whether there is a dvc.lock.
         remote: DVC's, where it is not the default one.
         author, email: of the user.
     """
@@ -32,9 +34,10 @@ class Source:
     top: Path
     folder: str
     commit: str
-    patch: bytes
+    patch: bytes = field(repr=False)
     origin: str
     home: str
+    locked: bool
     remote: str | None
     author: str
     email: str
@@ -61,7 +64,9 @@ class Source:
         author, email = (_ident(top, part) for part in ("name", "email"))
         _check_pushed(top, commit, place, ref)
         home = ORIGIN if _has_origin(top) else place
-        return cls(top, folder, commit, patch, without_password(origin or place), home, remote, author, email, place)
+        locked = _text(top, folder, "dvc.lock", commit, patch) is not None
+        address = without_password(origin or place)
+        return cls(top, folder, commit, patch, address, home, locked, remote, author, email, place)
 
     def check_name(self, name: str | None) -> None:
         """Raises UserError where origin has an experiment of this name, that the user chose, on the commit already."""
@@ -122,13 +127,21 @@ def _origin(top: Path, given: str | None) -> str:
     return str((top / address).resolve()) if local else address
 
 
+def _text(top: Path, folder: str, name: str, commit: str, patch: bytes) -> str | None:
+    """A file of the project, as the job will see it."""
+    path = f"{folder}/{name}".removeprefix("./")
+    try:
+        return (top / path).read_text(encoding="utf-8") if patch else git(top, "show", f"{commit}:{path}")
+    except (GitFailed, FileNotFoundError):
+        return None
+
+
 def _dvc_config(top: Path, folder: str, commit: str, patch: bytes) -> ConfigParser:
     """.dvc/config as the job will see it: config.local does not travel."""
-    name = f"{folder}/.dvc/config".removeprefix("./")
-    try:
-        text = (top / name).read_text(encoding="utf-8") if patch else git(top, "show", f"{commit}:{name}")
-    except (GitFailed, OSError):
-        raise UserError(f"{name}: not in the commit, so this is no DVC project; run `dvc init` and commit") from None
+    name = ".dvc/config"
+    text = _text(top, folder, name, commit, patch)
+    if text is None:
+        raise UserError(f"{name}: not in the commit, so this is no DVC project; run `dvc init` and commit")
     parser = ConfigParser(interpolation=None, strict=False)
     try:
         parser.read_string(text)
@@ -173,33 +186,37 @@ def _ident(top: Path, part: str) -> str:
 def _check_pushed(top: Path, commit: str, place: str, ref: str | None) -> None:
     shown = without_password(place)
     try:
-        if _is_there(top, commit, place):
+        tips = _tips(top, place)
+        if _is_in(top, commit, tips.values()):
             return
-        git(top, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", place, "refs/heads/*")
-        if _is_there(top, commit, place):
-            return
+        missing = [name for name, tip in tips.items() if not _is_known(top, tip)]
+        if missing:
+            git(top, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", place, *missing)
+            if _is_in(top, commit, tips.values()):
+                return
     except GitFailed as error:
         raise UserError(
             f"origin ({shown}) does not answer: {without_password(str(error))}; check the address and your access"
         ) from None
-    what = "HEAD" if ref is None else ref
-    branch = "" if ref is None else ":refs/heads/BRANCH"
-    raise UserError(f"commit {commit[:12]} is not at origin ({shown}); push it: git push origin {what}{branch}")
+    what = "HEAD" if ref is None else f"{ref}:refs/heads/BRANCH"
+    raise UserError(f"commit {commit[:12]} is not at origin ({shown}); push it: git push origin {what}")
 
 
-def _is_there(top: Path, commit: str, place: str) -> bool:
-    """Whether a branch or tag of origin's, as far as its commits are known here, has the commit."""
-    listed = git(top, "ls-remote", "--heads", "--tags", place).splitlines()
-    tips = sorted({line.split("\t")[0] for line in listed})
-    if commit in tips:
-        return True
-    known = [tip for tip in tips if _is_known(top, tip)]
+def _tips(top: Path, place: str) -> dict[str, str]:
+    """Each branch and tag there -> what it points to."""
+    listed = git(top, "ls-remote", "--heads", "--tags", "--refs", place).splitlines()
+    return {name: tip for tip, _, name in (line.partition("\t") for line in listed)}
+
+
+def _is_in(top: Path, commit: str, tips: Iterable[str]) -> bool:
+    """Whether one of them, as far as they are known here, has the commit."""
+    known = [tip for tip in set(tips) if tip == commit or _is_known(top, tip)]
     return bool(known) and not git(top, "rev-list", "-n", "1", commit, "--not", *known)
 
 
-def _is_known(top: Path, commit: str) -> bool:
+def _is_known(top: Path, tip: str) -> bool:
     try:
-        git(top, "cat-file", "-e", f"{commit}^{{commit}}")
+        git(top, "cat-file", "-e", f"{tip}^{{commit}}")
     except GitFailed:
         return False
     return True

@@ -100,7 +100,7 @@ class Job:
             "commit": source.commit,
             "origin": source.origin,
             "folder": source.folder,
-            "command": self.command.in_clone(self.experiment),
+            "command": self.command.in_clone(self.experiment, restoring=source.locked),
             "experiment": self.experiment,
             "replace": self.named is None,
             "save": self.command.at is not None and not self.command.is_experiment,

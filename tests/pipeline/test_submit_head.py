@@ -32,6 +32,28 @@ def test_an_experiment_runs_in_a_clone_and_comes_home(submitter: Submitter) -> N
     assert submitter.described(job)["commit"] == submitter.project.git("rev-parse", "HEAD")
 
 
+def test_what_is_in_the_remote_is_fetched_and_not_made_again(submitter: Submitter) -> None:
+    project = submitter.project
+    first = submitter.job("dvc", "repro")
+    submitter.run(first)
+    project.dvc("exp", "pull", "origin", first.experiment)
+    project.dvc("exp", "apply", first.experiment)
+    submitter.push("results")
+    shutil.rmtree(submitter.head)
+    project.ran()
+    job = submitter.job("dvc", "exp", "run", "-S", "models.vae.latent_dim=7")
+    submitter.run(job)
+    assert project.ran() == ["evaluate@vae", "train@vae", "tune@vae"]
+    assert submitter.shown(job.experiment)["models.vae.latent_dim"] == "7"
+
+
+def test_experiments_that_the_command_itself_makes_come_home_too(submitter: Submitter) -> None:
+    job = submitter.job("sh", "-c", "echo 1 > one && git add one && dvc exp save --name trial-1")
+    printed = submitter.run(job)
+    assert "job: pushed 1 more experiments: trial-1" in printed
+    assert {job.experiment, "trial-1"} <= submitter.at_origin()
+
+
 def test_uncommitted_changes_are_in_the_experiment(submitter: Submitter) -> None:
     project = submitter.project.path
     (project / "notes.txt").write_text("new\n")
