@@ -18,40 +18,23 @@ def submitter(tmp_path_factory: pytest.TempPathFactory, params_text: str) -> Sub
     return Submitter.make(tmp_path_factory.mktemp("jobs"), params_text)
 
 
-def test_an_experiment_runs_in_a_clone_and_comes_home(submitter: Submitter) -> None:
-    job = submitter.job("dvc", "exp", "run", "-S", "train.epochs=4")
-    printed = submitter.run(job)
-    assert f"job: experiment {job.experiment} is at origin" in printed
-    assert submitter.project.ran() == ["evaluate@vae", "shard@", "train@vae", "tune@vae"]
-    row = submitter.shown(job.experiment)
-    assert (row["train.epochs"], row["test_loss"]) == ("4", "8.0")
-    submitter.project.dvc("exp", "apply", job.experiment)
-    assert (submitter.project.path / "models/vae/best/model").read_text() == "best of vae\n"
-    submitter.project.git("reset", "-q", "--hard")
-    assert not submitter.clone(job).exists()
-    assert submitter.described(job)["commit"] == submitter.project.git("rev-parse", "HEAD")
-
-
-def test_what_is_in_the_remote_is_fetched_and_not_made_again(submitter: Submitter) -> None:
+def test_results_come_home_and_are_fetched_instead_of_made_again(submitter: Submitter) -> None:
     project = submitter.project
     first = submitter.job("dvc", "repro")
-    submitter.run(first)
+    assert f"job: experiment {first.experiment} is at origin" in submitter.run(first)
+    assert project.ran() == ["evaluate@vae", "train@vae", "tune@vae"]
+    assert not submitter.clone(first).exists()
+    assert submitter.described(first)["commit"] == project.git("rev-parse", "HEAD")
     project.dvc("exp", "pull", "origin", first.experiment)
     project.dvc("exp", "apply", first.experiment)
+    assert (project.path / "models/vae/best/model").read_text() == "best of vae\n"
     submitter.push("results")
     shutil.rmtree(submitter.head)
-    project.ran()
     job = submitter.job("dvc", "exp", "run", "-S", "models.vae.latent_dim=7")
-    submitter.run(job)
-    assert project.ran() == ["evaluate@vae", "train@vae", "tune@vae"]
-    assert submitter.shown(job.experiment)["models.vae.latent_dim"] == "7"
-
-
-def test_experiments_that_the_command_itself_makes_come_home_too(submitter: Submitter) -> None:
-    job = submitter.job("sh", "-c", "echo 1 > one && git add one && dvc exp save --name trial-1")
-    printed = submitter.run(job)
-    assert "job: pushed 1 more experiments: trial-1" in printed
-    assert {job.experiment, "trial-1"} <= submitter.at_origin()
+    assert "Stage 'shard' didn't change, skipping" in submitter.run(job)
+    assert "train@vae" in project.ran()
+    row = submitter.shown(job.experiment)
+    assert (row["models.vae.latent_dim"], row["test_loss"]) == ("7", "8.0")
 
 
 def test_uncommitted_changes_are_in_the_experiment(submitter: Submitter) -> None:
@@ -84,15 +67,15 @@ def test_a_failing_stage_gives_its_own_code_and_the_next_attempt_goes_on(submitt
     (submitter.head.parent / "mended").touch()
     printed = submitter.run(job)
     assert f"job: goes on in {submitter.clone(job)}" in printed
-    assert submitter.project.ran() == ["evaluate@vae", "train@vae", "tune@vae"]
-    assert submitter.shown(job.experiment)["models.vae.latent_dim"] == "9"
+    assert "train@vae" in submitter.project.ran()
+    assert job.experiment in submitter.at_origin()
     (submitter.head.parent / "mended").unlink()
 
 
 def test_a_command_of_another_kind_keeps_its_exit_code(submitter: Submitter) -> None:
-    job = submitter.job("sh", "-c", "echo https://user:hidden@example.org; exit 7")
+    job = submitter.job("sh", "-c", "echo https://user:hidd*@example.org | tr '*' e; exit 7")
     printed = submitter.run(job, code=7)
-    assert "hidden" not in printed
+    assert "hidde" not in printed
     assert "https://***@example.org" in printed
 
 

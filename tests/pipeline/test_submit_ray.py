@@ -55,7 +55,7 @@ def test_a_job_brings_its_experiment_home_and_is_not_done_twice(desk: Desk) -> N
     assert lines[-3:] == [
         f"{id} succeeded; its results at home:", f"dvc exp pull origin {id}", "dvc exp show"
     ]  # fmt: skip
-    assert desk.submitter.project.ran() == ["evaluate@vae", "shard@", "train@vae", "tune@vae"]
+    assert desk.submitter.project.ran() == ["evaluate@vae", "train@vae", "tune@vae"]
     desk.submitter.project.dvc(*lines[-2].split()[1:])
     assert desk.submitter.project.shown("-n", "1")[id]["train.epochs"] == "4"
     again = desk.run(*submit).splitlines()

@@ -1,5 +1,6 @@
 """How results go home: data to the DVC remote, experiments to origin."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,8 +14,7 @@ def deliver(job: Job, project: Path, env: dict[str, str]) -> None:
     remote = ["-r", job.remote] if job.remote else []
     made = {name for name, _ in experiments(project, env)}
     if job.experiment not in made and (job.save or git(project, "status", "--porcelain", env=env)):
-        git(project, "add", "--all", env=env)
-        dvc("exp", "save", "--name", job.experiment, project=project, env=env)
+        save(job, project, env)
         made.add(job.experiment)
     dvc("push", *remote, project=project, env=env)
     if job.experiment not in made:
@@ -27,6 +27,15 @@ def deliver(job: Job, project: Path, env: dict[str, str]) -> None:
     force = ["--force"] if job.replace else []
     dvc("exp", "push", *force, *remote, "origin", job.experiment, project=project, env=env)
     say(f"experiment {job.experiment} is at origin")
+
+
+def save(job: Job, project: Path, env: dict[str, str]) -> None:
+    """Make the clone, as it is, an experiment. `dvc exp save` would want outputs that nobody has needed to fetch."""
+    git(project, "add", "--all", env=env)
+    tree = git(project, "write-tree", env=env)
+    message = f"{job.experiment}: {shlex.join(job.command)}"
+    commit = git(project, "commit-tree", "--no-gpg-sign", "-p", job.commit, "-m", message, tree, env=env)
+    git(project, "update-ref", f"refs/exps/{job.commit[:2]}/{job.commit[2:]}/{job.experiment}", commit, env=env)
 
 
 def dvc(*arguments: str, project: Path, env: dict[str, str]) -> None:
