@@ -117,7 +117,7 @@ compute:
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def params_text() -> str:
     """A whole params.yaml for the digits."""
     return PARAMS

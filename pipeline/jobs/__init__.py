@@ -1,0 +1,1 @@
+"""Jobs: a cluster runs a command in a clone of a commit, and its results come home through Git and DVC."""

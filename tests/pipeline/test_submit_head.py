@@ -1,0 +1,139 @@
+"""What a job does on the head: a real clone, real DVC, real Git, without Ray."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from jobs_project import FAIL, WAIT, Submitter
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def submitter(tmp_path_factory: pytest.TempPathFactory, params_text: str) -> Submitter:
+    return Submitter.make(tmp_path_factory.mktemp("jobs"), params_text)
+
+
+def test_results_come_home_and_are_fetched_instead_of_made_again(submitter: Submitter) -> None:
+    project = submitter.project
+    first = submitter.job("dvc", "repro")
+    assert f"job: experiment {first.experiment} is at origin" in submitter.run(first)
+    assert project.ran() == ["evaluate@vae", "train@vae", "tune@vae"]
+    assert not submitter.clone(first).exists()
+    assert submitter.described(first)["commit"] == project.git("rev-parse", "HEAD")
+    project.dvc("exp", "pull", "origin", first.experiment)
+    project.dvc("exp", "apply", first.experiment)
+    assert (project.path / "models/vae/best/model").read_text() == "best of vae\n"
+    submitter.push("results")
+    shutil.rmtree(submitter.head)
+    job = submitter.job("dvc", "exp", "run", "-S", "models.vae.latent_dim=7")
+    assert "Stage 'shard' didn't change, skipping" in submitter.run(job)
+    assert "train@vae" in project.ran()
+    row = submitter.shown(job.experiment)
+    assert (row["models.vae.latent_dim"], row["test_loss"]) == ("7", "8.0")
+
+
+def test_uncommitted_changes_are_in_the_experiment(submitter: Submitter) -> None:
+    project = submitter.project.path
+    (project / "notes.txt").write_text("new\n")
+    (project / "blob").write_bytes(bytes(range(256)))
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("epochs: 2", "epochs: 5"))
+    job = submitter.job("dvc", "repro", "train", dirty=True)
+    submitter.project.git("checkout", "-q", "params.yaml")
+    (project / "notes.txt").unlink()
+    (project / "blob").unlink()
+    printed = submitter.run(job)
+    assert f"job: applied the changes {str(job.patch)[:12]} (changes.patch, " in printed
+    assert submitter.shown(job.experiment)["train.epochs"] == "5"
+    commit = submitter.project.experiments()[job.experiment]
+    assert submitter.project.git("show", f"{commit}:notes.txt") == "new"
+    assert submitter.project.run("git", "cat-file", "-s", f"{commit}:blob") == "256\n"
+    kept = submitter.clone(job).parent / "changes.patch"
+    assert kept.read_bytes() == job.source.patch
+    submitter.project.ran()
+
+
+def test_a_failing_stage_gives_its_own_code_and_the_next_attempt_goes_on(submitter: Submitter) -> None:
+    job = submitter.job("dvc", "exp", "run", "-S", FAIL, "-S", "models.vae.latent_dim=9")
+    printed = submitter.run(job, code=3)
+    assert "exited with 3" in printed
+    assert f"job: the command failed with exit code 3; {submitter.clone(job)} is kept" in printed
+    assert job.experiment not in submitter.at_origin()
+    (submitter.head.parent / "mended").touch()
+    printed = submitter.run(job)
+    assert f"job: goes on in {submitter.clone(job)}" in printed
+    assert "train@vae" in submitter.project.ran()
+    assert job.experiment in submitter.at_origin()
+    (submitter.head.parent / "mended").unlink()
+
+
+def test_a_command_of_another_kind_keeps_its_exit_code(submitter: Submitter) -> None:
+    job = submitter.job("sh", "-c", "echo https://user:hidd*@example.org | tr '*' e; exit 7")
+    printed = submitter.run(job, code=7)
+    assert "hidde" not in printed
+    assert "https://***@example.org" in printed
+
+
+def test_what_changes_nothing_gives_no_experiment(submitter: Submitter) -> None:
+    job = submitter.job("true")
+    assert "job: nothing changed, so there is no experiment to bring home" in submitter.run(job)
+    assert job.experiment not in submitter.at_origin()
+
+
+def test_a_commit_is_the_submitters_where_the_head_knows_nobody(submitter: Submitter) -> None:
+    job = submitter.job("sh", "-c", "git log -1 --format=%H > made && git var GIT_AUTHOR_IDENT")
+    assert "A. User <user@example.org>" in submitter.run(job)
+    assert job.experiment in submitter.at_origin()
+
+
+def test_results_that_cannot_be_pushed_are_an_error(submitter: Submitter, tmp_path: Path) -> None:
+    job = submitter.job("sh", "-c", "dvc repro shard && echo done")
+    away = tmp_path / "remote"
+    shutil.move(submitter.remote, away)
+    submitter.remote.write_text("a file where a folder should be\n")
+    try:
+        printed = submitter.run(job, code=5)
+    finally:
+        submitter.remote.unlink()
+        shutil.move(away, submitter.remote)
+    assert "job: error: `dvc push` failed, so the results are not home; they are kept on the head" in printed
+    assert submitter.clone(job).exists()
+
+
+def test_an_origin_that_the_head_cannot_read_is_one_line(submitter: Submitter, tmp_path: Path) -> None:
+    job = submitter.job("true", name="elsewhere")
+    object.__setattr__(job.source, "origin", str(tmp_path / "nowhere.git"))
+    printed = submitter.run(job, code=1)
+    assert f"job: error: the head cannot read {tmp_path}/nowhere.git (git fetch: fatal: " in printed
+    assert "name another address with --origin" in printed
+
+
+def test_a_stopped_job_leaves_no_process(submitter: Submitter) -> None:
+    job = submitter.job("dvc", "exp", "run", "-S", WAIT)
+    process = submitter.start(job)
+    printed = ""
+    assert process.stdout is not None
+    while "asleep" not in printed:
+        line = process.stdout.readline()
+        assert line, printed
+        printed += line
+    group = [p for p in psutil.process_iter() if _group(p) == process.pid]
+    assert len(group) >= 3
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "job: stopped; what was done is kept" in rest
+    time.sleep(0.1)
+    assert not [p for p in group if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def _group(process: psutil.Process) -> int:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return 0
