@@ -38,7 +38,7 @@ def load_model(directory: Path) -> Model:
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         model = build_model(model_from_dict(config["model"]), DataSpec(**config["data"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{directory / CONFIG}: {error}") from None
     try:
         model.load_state_dict(load((directory / WEIGHTS).read_bytes()))

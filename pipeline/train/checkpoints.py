@@ -153,8 +153,10 @@ def _first_whole(folder: Folder, names: Iterable[str]) -> Checkpoint | None:
         except FileNotFoundError:  # the writer has removed it meanwhile
             continue
         if is_whole(name, data):
-            with suppress(ValueError, LookupError, TypeError, SafetensorError):  # another file of such a name
-                return Checkpoint(name, _state(data), load(data))
+            with suppress(ValueError, LookupError, TypeError, RecursionError, SafetensorError):  # it is another file
+                state = _state(data)
+                if state["step"] == step_of(name):
+                    return Checkpoint(name, state, load(data))
         logging.getLogger(__name__).warning("%s/%s: damaged; going back to the one before", folder.location, name)
     return None
 
