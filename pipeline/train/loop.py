@@ -127,18 +127,12 @@ class _Loop:
                 self.learner.rehearse(next(batches))
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
-        try:
+        with checkpoints.fitting(self.checkpoints, found):
             self.learner.restore(found)
             self.skips = Skips(found.state["skipped"])
             self.loader.load_state_dict(found.state["loader"])
             if distributed.rank() == 0:
                 self.means.load_state_dict(found.state["means"])
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:  # it was put there
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"{self.checkpoints.location}/{found.name}: not a checkpoint of this run ({reason}); remove the run with "
-                "`python -m pipeline runs rm`, and train it anew"
-            ) from None
 
     def epoch(self, epoch: int, watch: Watch, *, is_last: bool) -> dict[str, float]:
         """Finish an epoch from where the run stands, validate, write a checkpoint; wait for it if it `is_last`."""
