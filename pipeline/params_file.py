@@ -1,5 +1,6 @@
 """params.yaml as plain values: what YAML says, of bounded size, and without secrets."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from pipeline.config_errors import KeyPath, line_of
 from pipeline.errors import UserError
 
 MOST_VALUES, MOST_DEEP = 100_000, 50  # with every alias written out
+MOST_BITS = 256  # of an integer
+MOST_LETTERS, MOST_BRACKETS = 2**20, 500
 REMEDY = (
     "expected an address without user or password, which Git would keep; give them in the environment "
     "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) or in ~/.aws, and renew what was committed"
@@ -28,7 +31,12 @@ def read_params(path: Path, sections: Iterable[str]) -> Mapping[str, Any]:
         UserError: it is missing, is not YAML, or would become too large.
     """
     try:
-        raw = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if len(text) > MOST_LETTERS or _brackets(text) > MOST_BRACKETS:  # of which each would cost time
+            raise UserError(
+                f"{path}: expected at most {MOST_LETTERS:,} letters and {MOST_BRACKETS} brackets in another"
+            )
+        raw = YAML(typ="rt").load(text)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's folder, or restore it with Git") from None
     except UnicodeDecodeError as error:
@@ -58,8 +66,14 @@ def with_credentials(node: object, at: KeyPath = ()) -> Iterator[tuple[KeyPath, 
         yield from with_credentials(child, (*at, key))
 
 
+def _brackets(text: str) -> int:
+    """How many are open at once, at most; those in words count too."""
+    steps = (1 if letter in "[{" else -1 for letter in text if letter in "[]{}")
+    return max(itertools.accumulate(steps), default=0)
+
+
 def _check_size(path: Path, raw: object) -> None:
-    """Raises UserError: with each alias (*) written out it would fill the memory, or has a key that is no text."""
+    """Raises UserError: with each alias (*) written out it would fill the memory, or JSON has no such key or number."""
     waiting, count = [(raw, 0)], 0
     while waiting:
         node, depth = waiting.pop()
@@ -70,6 +84,10 @@ def _check_size(path: Path, raw: object) -> None:
             raise UserError(
                 f"{path}: expected at most {MOST_VALUES:,} values, at most {MOST_DEEP} deep, found more; write out the "
                 "aliases (*) that repeat or contain themselves"
+            )
+        if isinstance(node, int) and node.bit_length() > MOST_BITS:
+            raise UserError(
+                f"{path}: expected integers of at most {MOST_BITS} bits, found one of {node.bit_length():,}"
             )
         if keyed and not all(isinstance(key, str | int | float | None) for key in node):
             raise UserError(f"{path}:{line_of(node, ())}: expected text as keys, found a list or section as one")

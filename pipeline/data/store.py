@@ -20,12 +20,7 @@ from pipeline.errors import UserError
 DEFAULT = ReadConfig()
 SHOWN = 10  # problems in one message
 LONG_BYTES = 4 * 1024**3  # checking as much takes seconds
-_KINDS = {
-    "label": pa.types.is_integer,
-    "offset": pa.types.is_integer,
-    "size": pa.types.is_integer,
-    "attributes": pa.types.is_fixed_size_list,
-}
+_NUMBERS = ("label", "offset", "size")  # columns of the index
 
 
 def open_store(shards: str | Path, read: ReadConfig = DEFAULT, peer: str | None = None) -> "Store":
@@ -126,8 +121,11 @@ class Store:
             return f"expected {rows:,} rows of {where[1] if where else 'all splits'}, found {len(table):,}"
         for name in columns:
             kind = table.schema.field(name).type
-            if name in _KINDS and (not _KINDS[name](kind) or table[name].null_count):
-                return f"column {name!r}: expected numbers in each row, found {kind}"
+            if name in _NUMBERS and not (pa.types.is_integer(kind) and table[name].null_count == 0):
+                return f"column {name!r}: expected whole numbers in each row, found {kind}"
+            vector = pa.list_(pa.float32(), len(self.manifest.attributes))
+            if name == "attributes" and (kind != vector or table[name].null_count):
+                return f"column {name!r}: expected {vector} in each row, found {kind}"
         return None
 
     @property
