@@ -98,7 +98,7 @@ def _latent(batch: "pa.RecordBatch", path: Path, trained: _shown.Trained) -> Any
 
     model, columns = trained.model, code_columns(trained)
     if not isinstance(model, CodeModel):
-        return _numbers(batch, path, "latent", columns["latent"][1]).to(trained.device)
+        return _numbers(batch, path, "latent", columns["latent"][1]).float().to(trained.device)
     levels = []
     for (name, (_, length)), grid in zip(columns.items(), model.grids, strict=True):
         codes = _numbers(batch, path, name, length)

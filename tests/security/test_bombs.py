@@ -48,15 +48,7 @@ def icns(inner: bytes) -> bytes:
     return b"icns" + struct.pack(">I", len(entry) + 8) + entry
 
 
-def tiff(inner: bytes) -> bytes:
-    """8 x 8 pixels in one tile of SIDE x SIDE."""
-    tags = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (277, 1), (322, SIDE), (323, SIDE), (324, 200), (325, 64)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
-    return head.ljust(200, b"\0") + bytes(64)
-
-
-@pytest.mark.parametrize("wrap", [bytes, ico, icns, tiff])
+@pytest.mark.parametrize("wrap", [bytes, ico, icns])
 def test_an_image_that_would_fill_the_memory_is_put_aside(wrap: Callable[[bytes], bytes]) -> None:
     data = wrap(bomb())
     assert len(data) < 1024**2
@@ -115,22 +107,22 @@ def test_arrays_in_an_archive_are_unpacked_to_the_disk_and_not_into_the_memory(h
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_one_image_a_thousand_times_is_not_a_thousand_images_in_memory(home: Path, nested: bool) -> None:
-    image = pa.array([bytes(24 * 1024**2)])
+    image = pa.array([bytes(4 * 1024**2)])
     rows = pa.DictionaryArray.from_arrays(pa.array(np.zeros(256, np.int32)), image)
     column = pa.StructArray.from_arrays([rows], ["bytes"]) if nested else rows
     pq.write_table(pa.table({"image": column}), "a.parquet", compression="zstd", store_schema=False)
     assert (home / "a.parquet").stat().st_size < 1024**2
-    with bounded(600):
+    with bounded(100):
         source = open_parquet(ParquetSource(kind="parquet", path="a.parquet"), None)
         sizes = [batch.num_rows for part in source.partitions for batch in part.batches()]
     assert sum(sizes) == 256
 
 
 def test_one_label_a_thousand_times_is_not_a_thousand_labels_in_memory(home: Path) -> None:
-    label = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2000, np.int32)), pa.array(["x" * 4 * 1024**2]))
-    table = pa.table({"image": pa.array([b""] * 2000), "label": label})
+    label = pa.DictionaryArray.from_arrays(pa.array(np.zeros(300, np.int32)), pa.array(["x" * 4 * 1024**2]))
+    table = pa.table({"image": pa.array([b""] * 300), "label": label})
     pq.write_table(table, "a.parquet", compression="zstd", store_schema=False)
-    with bounded(600):
+    with bounded(100):
         try:
             open_parquet(ParquetSource(kind="parquet", path="a.parquet", columns=Columns(label="label")), None)
         except UserError as error:
