@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline import ending
 from pipeline.config import load_params
-from pipeline.errors import StorageFailed, UserError, did_you_mean
+from pipeline.errors import StorageFailed, UserError, did_you_mean, printable
 
 HERE = Path(__file__).parent
 STAGES = "pipeline.stages."
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ending.by_signal():
             _run(command, module, args)
     except UserError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        print("\n".join(f"error: {line}" for line in printable(str(error)).split("\n")), file=sys.stderr)
         return error.code
     except OSError as error:
         if error.errno not in DISK_FAILS:

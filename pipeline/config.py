@@ -1,20 +1,21 @@
-"""params.yaml -> frozen `Params`, strictly and once a process. The only reader of YAML."""
+"""params.yaml -> frozen `Params`, strictly and once a process."""
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from pipeline import files
 from pipeline.config_errors import describe, explain, line_of
 from pipeline.data.config import DataConfig, ShardConfig
 from pipeline.errors import UserError, did_you_mean
+from pipeline.params_file import read_params, with_credentials
 from pipeline.retrain.config import RetrainConfig
 from pipeline.train.config import ComputeConfig, TrainConfig
 from pipeline.tune.config import Range, Scalar, TuneConfig
@@ -22,6 +23,7 @@ from vae_core.config import ModelConfig, Scheduled, Strict, check, check_at_leas
 from vae_core.config.priors import PixelCNNConfig
 
 PARAMS_FILE = Path("params.yaml")
+FAMILY = re.compile(r"\w[\w.-]*")
 COMPUTE = "PIPELINE_COMPUTE"  # environment: a JSON object; its keys of `compute` count instead of the file's
 
 AnyModel: TypeAlias = Annotated[ModelConfig, Field(discriminator="kind")]
@@ -140,14 +142,16 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         UserError: it is missing, is not YAML, or any key or value is wrong. The message holds one line for each
             mistake: file and line, key, what was expected, what was found, and for an unknown key the nearest one.
     """
-    raw, here = _read(path), _compute_here()
+    raw, here = read_params(path, Params.__slots__), _compute_here()
     values = {**raw, "compute": {**(raw.get("compute") or {}), **here}} if here else raw
-    try:
-        params = TypeAdapter(Params).validate_json(json.dumps(values, default=str))
-    except ValidationError as error:
-        problems = list(explain(error, values, Params))
-    else:
-        problems = list(_crosscheck(params))
+    problems = list(with_credentials(values))  # alone, because other messages show what they found
+    if not problems:
+        try:
+            params = TypeAdapter(Params).validate_json(json.dumps(values, default=str))
+        except ValidationError as error:
+            problems = list(explain(error, values, Params))
+        else:
+            problems = list(_crosscheck(params))
     if problems:
         places: dict[tuple[str | int, ...], str] = {("compute", key): COMPUTE for key in here}
         lines = (
@@ -163,11 +167,12 @@ def _compute_here() -> dict[str, Any]:
     if not text:
         return {}
     try:
-        here = json.loads(text)
+        here = files.parse_json(text)
     except ValueError:
         here = None
     if not isinstance(here, dict):
-        raise UserError(f'{COMPUTE}: expected a JSON object such as {{"workers": 2}}, got {text!r}')
+        got = "what may hold a password" if "@" in text else repr(text)
+        raise UserError(f'{COMPUTE}: expected a JSON object such as {{"workers": 2}}, got {got}')
     return here
 
 
@@ -212,30 +217,14 @@ def fingerprint(config: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        raw = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the project's folder, or restore it with Git") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = (error.problem or "expected YAML").strip().splitlines()[0]
-        raise UserError(f"{path}:{line}: not valid YAML: {problem}") from None
-    except YAMLError as error:  # a character that no YAML file may hold
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(raw, Mapping):
-        raise UserError(f"{path}:1: expected the sections {', '.join(Params.__slots__)}; found none")
-    return raw
-
-
 def _crosscheck(params: Params) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """What no single section can see: names that must agree between sections."""
     if not params.families or len(set(params.families)) < len(params.families):
         yield ("families",), f"expected at least one name, each once, got {list(params.families)}"
     for i, family in enumerate(params.families):
-        if family not in params.models:
+        if not FAMILY.fullmatch(family):
+            yield ("families", i), f"expected letters, digits, _, - and ., for folders get this name; got {family!r}"
+        elif family not in params.models:
             yield ("families", i), f"no model of this name: {family!r}{did_you_mean(family, params.models)}"
         elif family not in params.tune.spaces:
             yield ("tune", "spaces"), f"no entry for the family {family!r}; add one ({{}} for no sweep)"

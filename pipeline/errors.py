@@ -40,6 +40,11 @@ class Busy(UserError):
     code = 7
 
 
+def printable(text: str) -> str:
+    """The same lines, with nothing in them that a terminal would take for a command."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, else the list of known names."""
     known = sorted(known)

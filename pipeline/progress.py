@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from pipeline.errors import printable
+
 Item = TypeVar("Item")
 
 _copies: list[Path] = []
@@ -16,6 +18,7 @@ _copies: list[Path] = []
 
 def say(text: str) -> None:
     """One line to the user, above any bar."""
+    text = printable(text)
     tqdm.write(text, file=sys.stderr)
     for path in _copies:
         with suppress(OSError), path.open("a") as file:  # a full disk is told of by what needs the room

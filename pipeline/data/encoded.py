@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import threading
 import zlib
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.shape import Shape, things
-from pipeline.data.tar import BLOCK, Bytes, Content, Layout, padded, write_headers
+from pipeline.data.tar import BLOCK, KEY_DIGITS, Bytes, Content, Layout, padded, write_headers
 from pipeline.errors import UserError
 
 Codec = Literal["png", "jpeg"]
@@ -94,13 +95,19 @@ def transcode(tar: Path, layout: Layout, offsets: NDArray[np.int64], sizes: NDAr
         UserError: an image is not what the layout tells.
     """
     data = tar.read_bytes()
-    if int((offsets + sizes).max(initial=0)) > len(data):
+    if int(np.maximum(offsets, sizes).max(initial=0)) > len(data) or int((offsets + sizes).max(initial=0)) > len(data):
         raise UserError(f"{tar}: cut off after {len(data):,} bytes; write the shards again with `dvc repro -f shard`")
+    if len(offsets) and (int(offsets.min()) < layout.payload_at or int(sizes.min()) < 0):
+        raise UserError(f"{tar}: the index names places before its start; write the shards again with "
+                        "`dvc repro -f shard`")  # fmt: skip
     raw = np.zeros(layout.file_bytes(len(offsets)), np.uint8)
     samples = layout.samples(raw, len(offsets))
     if len(offsets):
-        split, number = _name(data, int(offsets[0])).split(".")[0].split("-")
-        layout.write_frame(samples, split, int(number))
+        first = re.fullmatch(rf"([a-z]+)-([0-9]{{{KEY_DIGITS}}})\.\w+", _name(data, int(offsets[0])))
+        if first is None or int(first[2]) + len(offsets) > 10**KEY_DIGITS:
+            raise UserError(f"{tar}: its first image is not where the index names it; write the shards again with "
+                            "`dvc repro -f shard`")  # fmt: skip
+        layout.write_frame(samples, first[1], int(first[2]))
     _decode_all(tar, data, layout, offsets.tolist(), sizes.tolist(), samples)
     temporary = to.with_name(f".{to.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:

@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 
 MODES = {"gray": "L", "rgb": "RGB"}
 CHANNELS = {"L": 1, "RGB": 3}
-_UNSAFE = {"EPS", "WMF"}  # decoded by other programs, or not at all
+_UNSAFE = {"EPS", "WMF", "IPTC"}  # decoded by other programs, or not at all; IPTC holds a file of any other format
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
@@ -66,16 +66,25 @@ def converted_shape(shape: Shape, config: ImageConfig) -> Shape:
 
 
 def _open(data: bytes, config: ImageConfig) -> Image.Image:
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked before anything is decoded
     if not data:
         raise BadImage("undecodable", "the file is empty")
-    image = Image.open(io.BytesIO(data), formats=_formats())
-    pixels = image.width * image.height
-    if pixels > config.max_pixels:
-        size = f"{image.width:,} x {image.height:,} = {pixels:,}"
-        raise BadImage("too_many_pixels", f"expected at most {config.max_pixels:,} pixels, found {size}")
-    image.load()
+    # Pillow refuses twice this many, also of an image inside the file (ICO, ICNS, BLP, tiles of TIFF), whatever the
+    # outer header says.
+    Image.MAX_IMAGE_PIXELS = -(-config.max_pixels // 2)
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+        pixels = image.width * image.height
+        if pixels > config.max_pixels:
+            raise _too_large(f"{image.width:,} x {image.height:,} = {pixels:,}", config)
+        image.load()
+    except Image.DecompressionBombError as error:
+        number = re.search(r"[0-9]+", str(error))
+        raise _too_large(f"{int(number[0]):,}" if number else "more", config) from None
     return ImageOps.exif_transpose(image)
+
+
+def _too_large(found: str, config: ImageConfig) -> BadImage:
+    return BadImage("too_many_pixels", f"expected at most {config.max_pixels:,} pixels, found {found}")
 
 
 @cache

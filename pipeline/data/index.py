@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,10 @@ from vae_core.config import DataSpec
 
 VERSION = 2
 MANIFEST, INDEX = "manifest.json", "index.parquet"
+
+_NAME = re.compile(r"(train|val|test)/[A-Za-z0-9_-]+\.tar")  # of a shard: it leads nowhere else
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # names an entry of a node's cache
+_MOST = 2**48  # bytes or rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +141,7 @@ def parse_manifest(data: bytes, folder: str) -> Manifest:
         content = json.loads(data)
         claimed, version = content.pop("digest"), content["version"]
         found = _digest(content)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{path}: not a manifest; {remedy(folder)}") from None
     if found != claimed:
         raise UserError(f"{path}: changed since it was written: digest {claimed}, content {found}; {remedy(folder)}")
@@ -144,7 +149,14 @@ def parse_manifest(data: bytes, folder: str) -> Manifest:
         raise UserError(
             f"{path}: expected version {VERSION}, found {version}; write the shards again with `dvc repro -f shard`"
         )
-    return _manifest(content)
+    try:
+        manifest = _manifest(content)
+        problem = _problem(manifest)
+    except (LookupError, AttributeError, TypeError, ValueError, OverflowError):
+        problem = "a key is missing, or holds something of another kind"
+    if problem is not None:
+        raise UserError(f"{path}: describes no shards: {problem}; {remedy(folder)}")
+    return manifest
 
 
 def remedy(folder: object) -> str:
@@ -172,6 +184,31 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         source=provenance["source"],
         files=provenance["files"],
     )
+
+
+def _problem(m: Manifest) -> str | None:
+    """What no manifest that was written says, though its digest fits: that proves nothing of who wrote it."""
+    texts = (*m.classes, *m.attributes, m.dataset, m.source, *m.files, *m.files.values())
+    of_shards = (number for shard in m.shards for number in (shard.generation, shard.bytes, shard.rows))
+    numbers = (*m.shape, m.embedding, *m.counts.values(), *of_shards)
+    if not all(type(text) is str for text in texts):
+        return "expected texts as names"
+    if not all(type(number) is int and 0 <= number < _MOST for number in numbers) or not 0 < m.shape.size < 2**31:
+        return "expected sizes and counts"
+    if m.encoding not in ("raw", "png", "jpeg"):
+        return f"encoding {m.encoding!r}"
+    if not len(m.mean) == len(m.std) == m.shape.channels or not all(0 <= x <= 1 for x in (*m.mean, *m.std)):
+        return "expected a mean and a deviation from 0 to 1 for each channel"
+    for shard in m.shards:
+        if not _NAME.fullmatch(shard.name) or shard.split != shard.name.partition("/")[0]:
+            return f"{shard.name!r} is not the name of a shard of the split {shard.split!r}"
+    if len({shard.name for shard in m.shards}) < len(m.shards) or not all(shard.rows for shard in m.shards):
+        return "a shard is there twice, or has no rows"
+    if not all(_SHA256.fullmatch(digest) for digest in (m.index, *(shard.sha256 for shard in m.shards))):
+        return "expected a sha256 of 64 digits for each file"
+    if any(rows != sum(shard.rows for shard in m.of_split(split)) for split, rows in m.counts.items()):
+        return "the rows of the shards are not those of their split"
+    return None
 
 
 def _digest(content: dict[str, Any]) -> str:

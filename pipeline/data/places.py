@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shutil
 import threading
 import time
@@ -14,6 +13,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from pipeline import progress
+from pipeline.addresses import without_credentials
 from pipeline.data.index import MANIFEST
 from pipeline.errors import UserError
 
@@ -108,7 +108,7 @@ class RemoteFolder:
 
     @property
     def location(self) -> str:
-        return re.sub(r"(?<=://)[^/@]*@", "", self._url)  # without a password
+        return without_credentials(self._url)
 
     def read(self, name: str) -> bytes:
         return bytes(self._try(name, lambda files, path, heard: files.cat_file(path)))

@@ -205,6 +205,11 @@ def _columns(store: Store, split: str) -> tuple[NDArray[np.int64] | None, NDArra
         return None, None
     table = store.index(wanted, split)
     labels = table["label"].to_numpy().astype(np.int64, copy=False) if manifest.classes else None
+    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(manifest.classes):
+        raise UserError(
+            f"{store.location}: the index has labels from {labels.min()} to {labels.max()}, the manifest "
+            f"{len(manifest.classes)} classes; {remedy(store.location)}"
+        )
     if not manifest.attributes:
         return labels, None
     attributes = table["attributes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

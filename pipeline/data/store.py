@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 DEFAULT = ReadConfig()
 SHOWN = 10  # problems in one message
 LONG_BYTES = 4 * 1024**3  # checking as much takes seconds
+_NUMBERS = ("label", "offset", "size")  # columns of the index
 
 
 def open_store(shards: str | Path, read: ReadConfig = DEFAULT, peer: str | None = None) -> "Store":
@@ -103,7 +104,29 @@ class Store:
         """Columns of the rows that have a value in a column."""
         path = self._file(INDEX, f"{self.manifest.index}.parquet", self._sealed_index)
         filters = None if where is None else [(where[0], "==", where[1])]
-        return pq.read_table(path, columns=list(columns), filters=filters)
+        try:
+            table = pq.read_table(path, columns=list(columns), filters=filters)
+            problem = self._unlike(table, columns, where)
+        except (pa.ArrowException, OSError, UnicodeError, KeyError) as error:
+            problem = f"cannot be read as Parquet ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        if problem is not None:
+            raise UserError(f"{path}: {problem}; {remedy(self.location)}")
+        return table
+
+    def _unlike(self, table: pa.Table, columns: Sequence[str], where: tuple[str, str] | None) -> str | None:
+        """How rows of the index contradict the manifest; None: they do not."""
+        wanted = [entry for entry in self.manifest.shards if where is None or where[1] in (entry.split, entry.name)]
+        rows = sum(entry.rows for entry in wanted)
+        if len(table) != rows:
+            return f"expected {rows:,} rows of {where[1] if where else 'all splits'}, found {len(table):,}"
+        for name in columns:
+            kind = table.schema.field(name).type
+            if name in _NUMBERS and not (pa.types.is_integer(kind) and table[name].null_count == 0):
+                return f"column {name!r}: expected whole numbers in each row, found {kind}"
+            vector = pa.list_(pa.float32(), len(self.manifest.attributes))
+            if name == "attributes" and (kind != vector or table[name].null_count):
+                return f"column {name!r}: expected {vector} in each row, found {kind}"
+        return None
 
     @property
     def _sealed_index(self) -> Content:

@@ -1,5 +1,6 @@
 """artifacts/F: everything that is needed to use the best model elsewhere."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.config import ExportConfig
 from pipeline.data.loader import Split
 from pipeline.data.shape import described as described_shape
 from pipeline.data.shape import things
+from pipeline.errors import printable
 from pipeline.evaluate.models import open_model, open_prior
 from pipeline.export.onnx import COLUMNS, parts, write
 from pipeline.export.parity import parity
@@ -68,7 +70,7 @@ def _card(
         loader=PackageLoader("pipeline.export", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("card.md").render(
-        family=family,
+        family=literal(family),
         kind=KINDS[described["model"]["kind"]],
         onnx=onnx,
         has_prior=has_prior,
@@ -78,8 +80,13 @@ def _card(
         model=described["model"],
         data=described["data"],
         lineage=described["lineage"],
-        source=split.manifest.source,
+        source=literal(split.manifest.source),
         counts=split.manifest.counts,
         test=metrics["best"]["test"],
         parity=metrics["parity"],
     )
+
+
+def literal(name: str) -> str:
+    """A name as Markdown that shows just this name: neither markup nor HTML, on one line."""
+    return re.sub(r"([\\`*\[\]<>&|#!])", r"\\\1", " ".join(printable(name).split()))

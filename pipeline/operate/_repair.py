@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import psutil
 
+from pipeline import files
 from pipeline.errors import Busy
 from pipeline.operate._stored import Stored
 from pipeline.train.checkpoints import latest, step_of
@@ -132,7 +133,7 @@ def _good(lines: bytes) -> bytes:
     end = 0
     for line in lines.split(b"\n")[:-1]:
         try:
-            json.loads(line)
+            files.parse_json(line)
         except ValueError:
             break
         end += len(line) + 1

@@ -1,12 +1,12 @@
 """bring latents or codes that `encode` wrote back to images or sound -> .npy, PNG, WAV"""
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import files
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.operate import _saved, _shown
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHEET = 100  # images on a contact sheet
+MOST_HZ = 2**20
 NOTE = """\
 A name that ends in .npy becomes uint8 [N, H, W, C]; one that ends in .png a contact sheet of the first rows; any other
 name a new folder with images.npy, a contact sheet and, for sound, a WAV file a row. They are the decoder's means."""
@@ -86,6 +87,7 @@ def decoded(
             yield trained.model.decode(latent, c).mean.float()
         if left == 0:
             return
+    raise UserError(f"{path}: expected {rows:,} rows, found {rows - left:,}; restore the file")
 
 
 def _latent(batch: "pa.RecordBatch", path: Path, trained: _shown.Trained) -> Any:
@@ -96,7 +98,7 @@ def _latent(batch: "pa.RecordBatch", path: Path, trained: _shown.Trained) -> Any
 
     model, columns = trained.model, code_columns(trained)
     if not isinstance(model, CodeModel):
-        return _numbers(batch, path, "latent", columns["latent"][1]).to(trained.device)
+        return _numbers(batch, path, "latent", columns["latent"][1]).float().to(trained.device)
     levels = []
     for (name, (_, length)), grid in zip(columns.items(), model.grids, strict=True):
         codes = _numbers(batch, path, name, length)
@@ -109,6 +111,7 @@ def _latent(batch: "pa.RecordBatch", path: Path, trained: _shown.Trained) -> Any
 
 
 def _condition(batch: "pa.RecordBatch", path: Path, trained: _shown.Trained) -> "Tensor | None":
+    import numpy as np
     import torch
 
     from vae_core.conditioning import Known
@@ -116,10 +119,10 @@ def _condition(batch: "pa.RecordBatch", path: Path, trained: _shown.Trained) -> 
     model = trained.model
     if model.config.condition == "label":
         classes, column = model.data.num_classes, batch["label"]
-        labels = torch.from_numpy(column.fill_null(-1).to_numpy(zero_copy_only=False).copy())
-        if torch.is_floating_point(labels) or labels.min() < 0 or labels.max() >= classes:
+        labels = column.to_numpy(zero_copy_only=False)
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
             raise UserError(f"{path}: column 'label': expected whole numbers from 0 to {classes - 1}; restore the file")
-        return model.condition(Known(labels=labels.long().to(trained.device)))
+        return model.condition(Known(labels=torch.from_numpy(labels.astype(np.int64)).to(trained.device)))
     known = {
         name: _numbers(batch, path, name, length).float().to(trained.device)
         for name, length in condition_columns(trained).items()
@@ -141,8 +144,10 @@ def _numbers(batch: "pa.RecordBatch", path: Path, name: str, length: int) -> "Te
     flat = column.flatten().to_numpy(zero_copy_only=False)
     if flat.dtype.kind not in "iuf" or not np.isfinite(flat).all():
         raise UserError(f"{path}: column {name!r}: expected finite numbers, found {column.type}; restore the file")
-    values = torch.from_numpy(flat.reshape(len(column), length).copy())
-    return values.float() if torch.is_floating_point(values) else values
+    if flat.dtype.kind == "u" and flat.max(initial=0) >= 2**63:
+        raise UserError(f"{path}: column {name!r}: expected smaller numbers, found {flat.max()}; restore the file")
+    kind = np.float32 if flat.dtype.kind == "f" else np.int64
+    return torch.from_numpy(flat.reshape(len(column), length).astype(kind))
 
 
 def _save(means: Iterator["Tensor"], trained: _shown.Trained, rows: int, sample_rate: int | None, out: Path) -> None:
@@ -214,10 +219,11 @@ def _metadata(file: "pq.ParquetFile", path: Path) -> dict[str, Any]:
     """What `encode` wrote about the table; empty where another program wrote it."""
     text = (file.schema_arrow.metadata or {}).get(METADATA)
     try:
-        found = {} if text is None else json.loads(text)
+        found = {} if text is None else files.parse_json(text)
+        rate = found.get("sample_rate") if isinstance(found, dict) else None
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        found = rate = None
+    if not isinstance(found, dict) or not (rate is None or (type(rate) is int and 0 < rate <= MOST_HZ)):
         raise UserError(f"{path}: damaged metadata; write it anew with `python -m pipeline encode`")
     return found
 

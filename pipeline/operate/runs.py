@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Params
-from pipeline.errors import Busy, UserError
+from pipeline.errors import Busy, UserError, printable
 
 if TYPE_CHECKING:
     from pipeline.operate._stored import Stored
@@ -64,7 +64,7 @@ def main(params: Params, args: Namespace) -> None:
 
     store = store_of(params.compute) if args.storage is None else open_folder(args.storage)
     for line in args.do(params, args, store):
-        print(line)
+        print(printable(line))
 
 
 def _ls(params: Params, args: Namespace, store: "Folder") -> Sequence[str]:

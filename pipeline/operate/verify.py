@@ -1,6 +1,5 @@
 """check every byte of a folder of shards: manifest, index, tars, rows, labels"""
 
-import json
 import tarfile
 import tempfile
 import zlib
@@ -220,7 +219,7 @@ def _compare(name: str, content: bytes, row: dict[str, Any], attributes: Sequenc
     """Compare a label or the attributes with the index."""
     expected: Any = row["label"] if name.endswith(".cls") else row["attributes"]
     try:
-        found: Any = json.loads(content) if name.endswith(".json") else int(content)
+        found: Any = files.parse_json(content) if name.endswith(".json") else int(content)
         if name.endswith(".json"):
             found = [float(np.float32(found[attribute])) for attribute in attributes]
     except (ValueError, KeyError, TypeError) as error:

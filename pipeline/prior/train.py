@@ -137,12 +137,14 @@ class _Loop:
 
     def resume(self) -> None:
         """Restore the newest checkpoint."""
-        found = checkpoints.latest(self.folder.sub("checkpoints"))
+        folder = self.folder.sub("checkpoints")
+        found = checkpoints.latest(folder)
         if found is not None:
-            found.restore(self.prior, self.optimizer)
-            self.step, self.epochs = found.state["step"], found.state["epochs"]
-            self.skipped.fill_(found.state["skipped"])
-            self.means.load_state_dict(found.state["means"])
+            with checkpoints.fitting(folder, found):
+                found.restore(self.prior, self.optimizer)
+                self.step, self.epochs = found.state["step"], found.state["epochs"]
+                self.skipped.fill_(found.state["skipped"])
+                self.means.load_state_dict(found.state["means"])
 
     def advance(self) -> None:
         """One step on the next rows of the epoch's order."""

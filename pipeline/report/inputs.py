@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline import files
 from pipeline.data.ledger import Reason, read_ledger
 from pipeline.errors import UserError
 
@@ -157,7 +157,7 @@ class Json:
     @classmethod
     def read(cls, root: Path, name: str) -> "Json":
         try:
-            return cls(name, json.loads(_bytes(root, name)))
+            return cls(name, files.parse_json(_bytes(root, name)))
         except ValueError as error:
             raise _damaged(name, f"not valid JSON ({error})") from None
 

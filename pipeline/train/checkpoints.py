@@ -4,17 +4,18 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load
 from safetensors.torch import save as dump
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.errors import UserError
 from pipeline.train.folders import Folder, Place, open_folder
 from vae_core.averaging import WeightAverage
 from vae_core.serialize import dump_tensors
@@ -134,6 +135,25 @@ def best(folder: Place) -> Checkpoint | None:
     return _first_whole(folder, _of_step(_newest_first(folder), step))
 
 
+@contextmanager
+def fitting(folder: Folder, found: Checkpoint) -> Iterator[None]:
+    """Say which checkpoint does not fit the run that is restored from it: it was put there.
+
+    Raises:
+        UserError: what is restored lacks something, or has it in another shape.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{folder.location}/{found.name}: not a checkpoint of this run ({reason}); remove the run with "
+            "`python -m pipeline runs rm`, and train it anew"
+        ) from None
+
+
 def step_of(name: str) -> int:
     """The step of a checkpoint, from the name of its file; -1: the file is none."""
     match = NAME.fullmatch(name.rpartition("/")[2])
@@ -153,8 +173,10 @@ def _first_whole(folder: Folder, names: Iterable[str]) -> Checkpoint | None:
         except FileNotFoundError:  # the writer has removed it meanwhile
             continue
         if is_whole(name, data):
-            with suppress(ValueError, LookupError, TypeError, SafetensorError):  # another file of such a name
-                return Checkpoint(name, _state(data), load(data))
+            with suppress(ValueError, LookupError, TypeError, RecursionError, SafetensorError):  # it is another file
+                state = _state(data)
+                if state["step"] == step_of(name):
+                    return Checkpoint(name, state, load(data))
         logging.getLogger(__name__).warning("%s/%s: damaged; going back to the one before", folder.location, name)
     return None
 
@@ -192,8 +214,11 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        if value.shape not in ((), shapes[int(index)]):  # torch would notice in the next step
+            raise ValueError(f"optimizer state {key} is {list(value.shape)}, its parameter {list(shapes[int(index)])}")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

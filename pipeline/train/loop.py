@@ -127,11 +127,12 @@ class _Loop:
                 self.learner.rehearse(next(batches))
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
-        self.learner.restore(found)
-        self.skips = Skips(found.state["skipped"])
-        self.loader.load_state_dict(found.state["loader"])
-        if distributed.rank() == 0:
-            self.means.load_state_dict(found.state["means"])
+        with checkpoints.fitting(self.checkpoints, found):
+            self.learner.restore(found)
+            self.skips = Skips(found.state["skipped"])
+            self.loader.load_state_dict(found.state["loader"])
+            if distributed.rank() == 0:
+                self.means.load_state_dict(found.state["means"])
 
     def epoch(self, epoch: int, watch: Watch, *, is_last: bool) -> dict[str, float]:
         """Finish an epoch from where the run stands, validate, write a checkpoint; wait for it if it `is_last`."""

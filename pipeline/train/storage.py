@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from pipeline.files import parse_json
 from pipeline.train.checkpoints import is_whole, step_of
 from pipeline.train.folders import DiskFolder, Folder, ObjectFolder, Place, open_folder
 
@@ -48,16 +49,20 @@ def is_finished(place: Place) -> bool:
     finished = read_json(folder, FINISHED)
     if finished is None:
         return False
-    name = finished["checkpoint"]
+    name = finished.get("checkpoint", "")
+    if not isinstance(name, str):
+        return name is None
+    if not name.startswith(CHECKPOINTS) or step_of(name) < 0 or name.count("/") > 1:
+        return False
     with suppress(FileNotFoundError):
-        return name is None or is_whole(name, folder.read(name))
+        return is_whole(name, folder.read(name))
     return False
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
     """An object of JSON; None: it is not there, or is damaged."""
     with suppress(FileNotFoundError, ValueError):
-        value = json.loads(folder.read(name))
+        value = parse_json(folder.read(name))
         return value if isinstance(value, dict) else None
     return None
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from pipeline.errors import UserError
+from pipeline.files import parse_json
 from pipeline.train.folders import Folder, Place, open_folder
 
 Row: TypeAlias = dict[str, Any]
@@ -89,7 +90,10 @@ class Tail:
             UserError: a line is damaged.
         """
         try:
-            return [json.loads(line) for line in self.lines()]
+            rows = [parse_json(line) for line in self.lines()]
+            if not all(isinstance(row, dict) and row.keys() >= {*COUNTERS} for row in rows):
+                raise ValueError
+            return rows
         except ValueError:
             raise UserError(
                 f"{self._folder.location}/{self._name}: a damaged line; `python -m pipeline runs repair` mends it"

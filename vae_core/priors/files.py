@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load
 
 from vae_core.config.priors import PixelCNNConfig
 from vae_core.priors.pixelcnn import CodePrior, build_prior
-from vae_core.serialize import CONFIG, WEIGHTS, ModelFileError
+from vae_core.serialize import CONFIG, WEIGHTS, ModelFileError, load_weights
 
 
 def describe_prior(prior: CodePrior) -> dict[str, Any]:
@@ -31,10 +30,10 @@ def load_prior(directory: Path) -> CodePrior:
     """
     try:
         prior = _from_dict(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
         raise ModelFileError(f"{directory / CONFIG}: {error}") from None
     try:
-        prior.load_state_dict(load((directory / WEIGHTS).read_bytes()))
+        load_weights(prior, (directory / WEIGHTS).read_bytes())
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{directory / WEIGHTS}: {error}") from None
     return prior.eval()

@@ -58,6 +58,13 @@ def plain(column: pa.Array) -> pa.Array:
     return column
 
 
+def distinct(column: pa.Array) -> pa.DictionaryArray:
+    """`column` as `plain` has it, each value once and the places of each."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column if isinstance(column, pa.DictionaryArray) else plain(column).dictionary_encode()
+
+
 def numbers(column: pa.Array) -> NDArray[np.float32]:
     """float32 [N], NaN where there is none."""
     values = plain(column).cast(pa.float32(), safe=False)  # whole numbers beyond 2**24 are rounded

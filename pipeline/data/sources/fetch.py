@@ -6,12 +6,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline import files, progress
 from pipeline.data.sources.idx import inflate
 from pipeline.errors import UserError
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 60
+PACKED_EXTRA = 1024**2  # bytes by which a .gz may be longer than what it holds
 
 
 class Unavailable(Exception):
@@ -92,8 +94,11 @@ def read(folder: Path, file: DataFile) -> bytes:
     return data
 
 
-def download(url: str, to: Path) -> None:
+def download(url: str, to: Path, limit: int) -> None:
     """Fetch `url`, with a bar on a terminal. The caller checks what came.
+
+    Args:
+        limit: in bytes; of a longer file no more is fetched.
 
     Raises:
         ConnectionError: the host does not answer.
@@ -104,12 +109,29 @@ def download(url: str, to: Path) -> None:
 
     fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
     try:
-        fetch(url, str(to), None)
+        with to.open("wb") as file:
+            fetch(url, _Limited(file, limit), None)
     except (requests.ConnectionError, requests.Timeout) as error:
         cause = getattr(error.args[0], "reason", error) if error.args else error
         raise ConnectionError(f"no connection ({str(cause).split(': ', 1)[-1]})") from None
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # the latter of headers that are none
         raise Unavailable(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Limited:
+    """Writes to a file no more than a number of bytes."""
+
+    file: BinaryIO
+    limit: int
+
+    def write(self, data: bytes) -> int:
+        if self.file.tell() + len(data) > self.limit:
+            raise Unavailable(f"too long: expected at most {self.limit:,} bytes, found more")
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 @dataclass(slots=True)
@@ -140,7 +162,7 @@ class _Search:
         with tempfile.TemporaryDirectory() as scratch:
             for file in self.missing:
                 try:
-                    download(f"{address}{file.name}.gz", Path(scratch) / f"{file.name}.gz")
+                    download(f"{address}{file.name}.gz", Path(scratch) / f"{file.name}.gz", file.size + PACKED_EXTRA)
                     self._accept(file, address, Path(scratch))
                 except ConnectionError as error:
                     self.tried.append(f"{address}: {error}")

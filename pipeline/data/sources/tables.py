@@ -19,6 +19,7 @@ from pipeline.data.sources.base import (
     record_batch,
 )
 from pipeline.data.sources.columns import (
+    distinct,
     is_label,
     is_number,
     is_text,
@@ -73,7 +74,7 @@ class Meaning:
         return out
 
     def _labels(self, column: pa.Array) -> dict[str, pa.Array]:
-        encoded = plain(column).dictionary_encode()  # so that each distinct label is looked at once
+        encoded = distinct(column)  # so that each is looked at once
         codes = encode_labels([self._named(value) for value in encoded.dictionary.to_pylist()], self.classes)
         return {
             "label": pa.array(codes.labels, pa.int64()).take(encoded.indices),
@@ -228,7 +229,7 @@ def _counts(chunks: Iterable[pa.Array]) -> Counter[Any]:
     """How often each value is there, but for null and NaN."""
     counts: Counter[Any] = Counter()
     for chunk in chunks:
-        values, numbers_of = plain(chunk).value_counts().flatten()
+        values, numbers_of = distinct(chunk).value_counts().flatten()
         for value, count in zip(values.to_pylist(), numbers_of.to_pylist(), strict=True):
             if value is not None and value == value:
                 counts[value] += count
@@ -258,7 +259,7 @@ def _official(name: str | None, scan: Scan, where: str) -> tuple[str, ...]:
         return ()
     found = set()
     for chunk in scan(name):
-        for text in plain(chunk).unique().to_pylist():
+        for text in distinct(chunk).unique().to_pylist():
             if text is not None and split_of(text) is None:
                 raise UserError(
                     f"data.source.columns.split: {where}, column {name!r}: expected train, val or test, found "

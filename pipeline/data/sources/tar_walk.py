@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 _EXTENDED_BYTES = 1024**2  # of a header about the next member
 _NAME_LENGTH = 4096  # as long as a path can be; what takes a name apart takes the square of that
 _CHUNK = 1024**2
+_MEMBERS = 8 * 1024**2  # which are all kept in memory at once
 Stream: TypeAlias = BinaryIO | gzip.GzipFile
 _ABOUT_THE_NEXT = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}
 
@@ -96,7 +97,7 @@ def walk(stream: Stream) -> Iterator[Member]:
     Raises:
         Damaged: the tar does not go on to the mark of its end, or goes on behind it.
     """
-    at = 0
+    at = found = 0
     known: dict[str, str] = {}
     while (header := _header(stream, at)) is not None:
         has_content = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
@@ -113,6 +114,8 @@ def walk(stream: Stream) -> Iterator[Member]:
             name = known.get("path", header.name)
             if len(name) > _NAME_LENGTH:
                 raise Damaged(at, f"a name of {len(name):,} characters")
+            if (found := found + 1) > _MEMBERS:
+                raise Damaged(at, f"more than {_MEMBERS:,} members; pack them into several tars")
             if not header.isdir():
                 yield Member(name, at, header.size, kind)
             known = {}
