@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.doctor.finding import Finding, broken, ok, warning
-from pipeline.registry.git import GitFailed, git
+from pipeline.git import GitFailed, git
 
 ORIGIN_S = 8.0
 CHANGES_SHOWN = 3

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.jobs.git import git, git_bytes
+from pipeline.git import git, git_bytes
 from pipeline.jobs.secret import is_secret_file, secret_in
 
 NAMED = 3  # files in a message

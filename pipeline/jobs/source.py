@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import UserError, did_you_mean
-from pipeline.jobs.git import GitFailed, git
+from pipeline.git import GitFailed, git
 from pipeline.jobs.patch import changed_files, named, patch_of
 from pipeline.jobs.secret import without_password
 from pipeline.progress import say

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from pipeline.closure import PACKAGES
 from pipeline.errors import StorageFailed, UserError
-from pipeline.registry.git import git, text_at
+from pipeline.git import git, text_at
 from pipeline.registry.names import artifact_path
 
 SHARDS = "data/shards"

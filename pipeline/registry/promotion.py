@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.git import commit_of, git
 from pipeline.registry import artifact, tags
-from pipeline.registry.git import commit_of, git
 from pipeline.registry.names import STAGE
 from pipeline.registry.versions import Bump, History, Version, known_stage
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.registry.git import GitFailed, git
+from pipeline.git import GitFailed, git
 
 PUSH_LIMIT_S = 600.0  # with the objects of the commit, and what hooks of the user's do
 

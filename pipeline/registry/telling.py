@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.git import text_at
 from pipeline.registry.artifact import Artifact, artifact_in, config_of
-from pipeline.registry.git import text_at
 from pipeline.registry.names import STAGE
 from pipeline.registry.promotion import Promotion
 from pipeline.registry.versions import History, Version

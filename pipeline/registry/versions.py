@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import UserError
-from pipeline.registry.git import git
+from pipeline.git import git
 from pipeline.registry.names import STAGE, artifact_name
 
 Bump = Literal["major", "minor", "patch"]

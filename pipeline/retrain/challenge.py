@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.config import Params
-from pipeline.registry.git import GitFailed, git
+from pipeline.git import GitFailed, git
 from pipeline.registry.promotion import promote as register
 from pipeline.retrain.champions import Champion, champion_of
 from pipeline.retrain.clone import Clone

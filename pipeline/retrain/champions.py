@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.registry.git import text_at
+from pipeline.git import text_at
 from pipeline.registry.versions import champion
 
 BEST = "models/{family}/best"

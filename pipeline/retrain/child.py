@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 from pipeline.errors import UserError
+from pipeline.git import LOCATING
 from pipeline.progress import say
-from pipeline.tune.git import LOCATING
 
 GRACE_S = 30.0  # for a stage to stop Ray and close its files
 _EXITED = re.compile(r"exited with (\d+)")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pipeline.config import COMPUTE, Params
 from pipeline.errors import UserError
+from pipeline.git import git
 from pipeline.progress import say
-from pipeline.registry.git import git
 from pipeline.retrain import child
 from pipeline.retrain.sources import INGEST, LOCK, Sources
 from pipeline.tune.lock import Lock

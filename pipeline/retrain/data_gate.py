@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pipeline.config import Params
 from pipeline.data.index import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
-from pipeline.registry.git import text_at
+from pipeline.git import text_at
 from pipeline.retrain.champions import opened
 from pipeline.retrain.child import ChildFailed
 from pipeline.retrain.clone import Clone

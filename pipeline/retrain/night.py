@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.config import Params, fingerprint
 from pipeline.errors import UserError
+from pipeline.git import GitFailed, git
 from pipeline.progress import say
-from pipeline.registry.git import GitFailed, git
 from pipeline.registry.promotion import check_clean
 from pipeline.retrain import promotion, report
 from pipeline.retrain.clone import PLACE, Clone, cloned

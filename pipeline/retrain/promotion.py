@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.git import GitFailed, git
 from pipeline.progress import say
-from pipeline.registry.git import GitFailed, git
 from pipeline.registry.promotion import check_clean
 from pipeline.registry.promotion import promote as register
 from pipeline.retrain import child

@@ -6,14 +6,12 @@ ref appears at once and whole, after everything that it needs.
 
 import os
 import shutil
-import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-
-LOCATING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
+from pipeline.git import git
 
 
 @dataclass(frozen=True)
@@ -41,19 +39,19 @@ class Repository:
         """
         if shutil.which("git") is None:
             raise UserError("there is no program `git` here")
-        if _git(project, "rev-parse", "--is-inside-work-tree") != "true":
+        if git(project, "rev-parse", "--is-inside-work-tree") != "true":
             raise UserError(f"{project}: in no work tree of Git")
-        top = Path(_git(project, "rev-parse", "--show-toplevel"))
+        top = Path(git(project, "rev-parse", "--show-toplevel"))
         try:
-            baseline = _git(project, "rev-parse", "--verify", "--quiet", f"{_baseline()}^{{commit}}")
+            baseline = git(project, "rev-parse", "--verify", "--quiet", f"{_baseline()}^{{commit}}")
         except UserError:
             raise UserError("the Git repository has no commit yet that experiments could hang on") from None
         for who in ("AUTHOR", "COMMITTER"):
             try:
-                _git(project, "var", f"GIT_{who}_IDENT")
+                git(project, "var", f"GIT_{who}_IDENT")
             except UserError:
                 raise UserError("Git does not know who you are; set user.name and user.email") from None
-        directory = Path(_git(project, "rev-parse", "--absolute-git-dir"))
+        directory = Path(git(project, "rev-parse", "--absolute-git-dir"))
         return cls(top, directory, baseline, _home(directory))
 
     def reference(self, name: str) -> str:
@@ -66,7 +64,7 @@ class Repository:
 
         reference = str(ExpRefInfo(self.baseline, name))
         try:
-            _git(self.top, "check-ref-format", reference)
+            git(self.top, "check-ref-format", reference)
         except UserError:
             raise UserError(f"{name!r} is no name for a DVC experiment") from None
         return reference
@@ -90,23 +88,23 @@ class Repository:
     def tree_of(self, reference: str) -> str | None:
         """The tree of the experiment that is there already."""
         try:
-            return _git(self.home or self.top, "rev-parse", "--verify", "--quiet", f"{reference}^{{tree}}")
+            return git(self.home or self.top, "rev-parse", "--verify", "--quiet", f"{reference}^{{tree}}")
         except UserError:
             return None
 
     def publish(self, reference: str, tree: str, message: str) -> None:
         """Commit `tree` on the baseline, and let `reference` point to it."""
-        commit = _git(self.top, "commit-tree", "--no-gpg-sign", "-p", self.baseline, "-m", message, tree)
-        _git(self.top, "update-ref", reference, commit)
+        commit = git(self.top, "commit-tree", "--no-gpg-sign", "-p", self.baseline, "-m", message, tree)
+        git(self.top, "update-ref", reference, commit)
         if self.home is not None:
             fetch = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
-            _git(self.home, *fetch, str(self.directory), f"+{reference}:{reference}")
+            git(self.home, *fetch, str(self.directory), f"+{reference}:{reference}")
 
     def _run(self, *command: str, index: Path, given: Iterable[str] | None = None, folder: Path | None = None) -> str:
         """A command on the index `index`, of files below `folder` (the work tree without it)."""
         place = {"GIT_INDEX_FILE": str(index), "GIT_DIR": str(self.directory), "GIT_WORK_TREE": str(folder or self.top)}
         text = None if given is None else "".join(f"{name}\0" for name in given)
-        return _git(folder or self.top, *command, env=place, given=text)
+        return git(folder or self.top, *command, env=place, given=text or "")
 
 
 def _baseline() -> str:
@@ -117,32 +115,6 @@ def _baseline() -> str:
 def _home(directory: Path) -> Path | None:
     """The project that started this experiment, where that is not this one."""
     root = os.environ.get("DVC_ROOT")
-    if root is None or Path(_git(Path(root), "rev-parse", "--absolute-git-dir")) == directory:
+    if root is None or Path(git(Path(root), "rev-parse", "--absolute-git-dir")) == directory:
         return None
     return Path(root)
-
-
-def _git(folder: Path, *command: str, env: dict[str, str] | None = None, given: str | None = None) -> str:
-    """Standard output, without the end of line.
-
-    It runs in a session of its own: a signal to all of ours must not end it while it holds a lock of Git's.
-    """
-    clean = {name: value for name, value in os.environ.items() if name not in LOCATING}
-    done = subprocess.run(
-        ["git", "-c", "core.fsmonitor=false", "-c", "user.useConfigOnly=true", *command],
-        cwd=folder,
-        env=clean | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"} | (env or {}),
-        input=given or "",
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(_reason(command, done.stderr))
-    return done.stdout.rstrip("\n")
-
-
-def _reason(command: Sequence[str], said: str) -> str:
-    lines = said.strip().splitlines()
-    return f"`git {command[0]}`: {lines[0].removeprefix('fatal: ') if lines else 'failed'}"

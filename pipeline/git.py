@@ -1,12 +1,12 @@
-"""Git's commands on a repository at any path, its work tree or bare; none touches a work tree or an index."""
+"""Git's commands on a repository at any path, as its plumbing: without questions, and with nobody's surroundings."""
 
 import os
 import subprocess
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.tune.git import LOCATING
 
+LOCATING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
 LIMIT_S = 120.0  # for a remote repository to answer
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}  # nobody would see a question
 
@@ -31,15 +31,21 @@ def git(root: Path, *command: str, given: str = "", env: dict[str, str] | None =
         UserError: there is no Git, or no such folder.
         GitFailed: it ended with an error, or took longer than `limit_s` seconds.
     """
+    return git_bytes(root, *command, given=given, env=env, limit_s=limit_s).decode(errors="replace").rstrip("\n")
+
+
+def git_bytes(
+    root: Path, *command: str, given: str = "", env: dict[str, str] | None = None, limit_s: float = LIMIT_S
+) -> bytes:
+    """The same, as it came."""
     clean = {name: value for name, value in os.environ.items() if name not in LOCATING}
     try:
         done = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", "-c", "user.useConfigOnly=true", *command],
             cwd=root,
             env=clean | _QUIET | (env or {}),
-            input=given,
+            input=given.encode(),
             capture_output=True,
-            text=True,
             start_new_session=True,
             check=False,
             timeout=limit_s,
@@ -49,8 +55,8 @@ def git(root: Path, *command: str, given: str = "", env: dict[str, str] | None =
     except subprocess.TimeoutExpired:
         raise GitFailed(command[0], f"no answer in {limit_s:g} s") from None
     if done.returncode:
-        raise GitFailed(command[0], f"{done.stderr}{done.stdout}".strip())
-    return done.stdout.rstrip("\n")
+        raise GitFailed(command[0], (done.stderr + done.stdout).decode(errors="replace").strip())
+    return done.stdout
 
 
 def commit_of(root: Path, revision: str) -> str:
