@@ -157,7 +157,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         else:
             problems = list(_crosscheck(params))
     if problems:
-        places = {("compute", key): COMPUTE for key in here}
+        places: dict[tuple[str | int, ...], str] = {("compute", key): COMPUTE for key in here}
         lines = (
             f"{places.get(at[:2], f'{path}:{line_of(raw, at)}')}: {'.'.join(map(str, at))}: {text}"
             for at, text in problems
