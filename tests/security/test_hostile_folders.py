@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from strangers import SECRET, small_params
 from PIL import Image
+from strangers import SECRET, small_params
 
 from pipeline.__main__ import main
 from pipeline.data.config import Columns, DataConfig, ImageConfig, ImageFolderSource

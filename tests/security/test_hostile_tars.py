@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from strangers import SECRET, bounded
 from PIL import Image
+from strangers import SECRET, bounded
 
 from pipeline.data.config import DataConfig, ImageConfig, WebDatasetSource
 from pipeline.data.ingest import prepare
