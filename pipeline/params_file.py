@@ -74,7 +74,8 @@ def _brackets(text: str) -> int:
 
 def _check_size(path: Path, raw: object) -> None:
     """Raises UserError: with each alias (*) written out it would fill the memory, or JSON has no such key or number."""
-    waiting, count = [(raw, 0)], 0
+    waiting: list[tuple[Any, int]] = [(raw, 0)]
+    count = 0
     while waiting:
         node, depth = waiting.pop()
         keyed = isinstance(node, Mapping)

@@ -41,10 +41,11 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Project:
-    """A checkout, and what its first `make repro` printed."""
+    """A checkout, what its first `make repro` printed, and where Ray kept its sessions then."""
 
     path: Path
     printed: str = ""
+    ray: Path | None = None
 
     def run(self, *command: str, code: int = 0, env: dict[str, str] | None = None) -> str:
         """Standard output and error of a command, which must end with `code`."""

@@ -1,4 +1,4 @@
-"""What the tests of hostile inputs share: bounds of memory and time, a secret that is no part of the data, a payload."""
+"""What the tests of hostile inputs share: bounds of memory and time, a secret beside the data, a payload."""
 
 import json
 import time

@@ -123,7 +123,5 @@ def test_one_label_a_thousand_times_is_not_a_thousand_labels_in_memory(home: Pat
     table = pa.table({"image": pa.array([b""] * 300), "label": label})
     pq.write_table(table, "a.parquet", compression="zstd", store_schema=False)
     with bounded(100):
-        try:
-            open_parquet(ParquetSource(kind="parquet", path="a.parquet", columns=Columns(label="label")), None)
-        except UserError as error:
-            assert "\n" not in str(error)
+        source = open_parquet(ParquetSource(kind="parquet", path="a.parquet", columns=Columns(label="label")), None)
+        assert len(source.classes) == 1

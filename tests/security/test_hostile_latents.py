@@ -81,9 +81,12 @@ def test_latents_that_are_none_are_one_line(home: Path, case: str) -> None:
 
 @pytest.mark.parametrize(
     "codes",
-    [pa.array([[0, 1, 2, 4]] * 6), pa.array([[0, 1, 2, -1]] * 6), pa.array([[0, 1, 2, 2**63]] * 6, pa.list_(pa.uint64())),
-     pa.array([[0, 1, 2, 2**62]] * 6), pa.array([[0.0, 1.0, 2.0, 3.0]] * 6)],
-)  # fmt: skip
+    [
+        *(pa.array([[0, 1, 2, code]] * 6) for code in (4, -1, 2**62)),
+        pa.array([[0, 1, 2, 2**63]] * 6, pa.list_(pa.uint64())),
+        pa.array([[0.0, 1.0, 2.0, 3.0]] * 6),
+    ],
+)
 def test_codes_that_are_none_are_one_line(home: Path, codes: pa.Array) -> None:
     with pytest.raises(UserError, match=r"^a\.parquet: column 'codes_0': expected [^\n]*$"):
         decode(CODES, {"codes_0": codes})
@@ -109,8 +112,11 @@ def test_a_table_that_ends_before_it_says_is_one_line(home: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "[" * 100_000, "9" * 10_000, "\x00", *(json.dumps({"sample_rate": rate}) for rate in ("x", -1, 0, 2**40, 1.5, True, []))],
-)  # fmt: skip
+    [
+        *("[]", "[" * 100_000, "9" * 10_000, "\x00"),
+        *(json.dumps({"sample_rate": rate}) for rate in ("x", -1, 0, 2**40, 1.5, True, [])),
+    ],
+)
 def test_metadata_that_are_none_are_one_line(home: Path, text: str) -> None:
     table = pa.table({"latent": TWO}).replace_schema_metadata({METADATA: text.encode()})
     pq.write_table(table, "a.parquet")

@@ -69,6 +69,15 @@ def use(shards: Path | str, split: str = "train") -> int:
     return len(opened.batch(rows).images)
 
 
+def attempt(shards: Path) -> str | None:
+    """What the error says where there is one."""
+    try:
+        use(shards)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def paths_of(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield at
     for key, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
@@ -123,15 +132,17 @@ def test_every_value_of_a_manifest_may_be_wrong(shards: Path) -> None:
         for at in [path for path in paths_of(content) if path]:
             for value in VALUES:
                 (shards / MANIFEST).write_bytes(sealed(changed(content, at, value)))
-                try:
-                    used += use(shards)
-                except UserError as error:
-                    assert str(shards) in str(error), (at, value)
+                said = attempt(shards)
+                assert said is None or str(shards) in said, (at, value)
+                used += said is None
     assert used  # names, of the data set for instance, may be any
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"1", b"{}", b'{"digest": "x"}', b"[" * 100_000, b"9" * 10_000,
-                                  b'{"digest": {"a":' * 5000, b"\xff\xfe", b'{"digest":"x","version":"\\u001b[2J"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"1", b"{}", b'{"digest": "x"}', b"[" * 100_000, b"9" * 10_000, b'{"digest": {"a":' * 5000,
+     b"\xff\xfe", b'{"digest":"x","version":"\\u001b[2J"}'],
+)  # fmt: skip
 def test_what_is_no_manifest_is_one_line(data: bytes) -> None:
     with bounded(50, 5), pytest.raises(UserError, match=r"^folder/manifest\.json: [^\n]*$"):
         parse_manifest(data, "folder")

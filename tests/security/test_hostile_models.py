@@ -87,7 +87,8 @@ def test_weights_that_lie_are_refused(home: Path, case: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[" * 100_000, "9" * 10_000, "[]", "{}", '{"model": 1, "data": 2}', '{"model": {"kind": "os.system"}, "data": {}}',
+        "[" * 100_000, "9" * 10_000, "[]", "{}", '{"model": 1, "data": 2}',
+        '{"model": {"kind": "os.system"}, "data": {}}',
         json.dumps({**describe(MODEL, DATA), "data": {"channels": 2**62, "height": 2**62, "width": 2**62}}),
         json.dumps({**describe(MODEL, DATA), "data": {"channels": 1, "height": "x", "width": 4}}),
     ],
@@ -202,5 +203,5 @@ def test_a_network_with_operators_of_its_own_is_refused(home: Path) -> None:
         graph, opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("os.system", 1)], ir_version=10
     )
     (home / "x.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(Exception, match="os.system"):
+    with pytest.raises(Exception, match=r"os\.system"):
         run(home / "x.onnx", {"x": torch.from_numpy(np.zeros(1, np.float32))})

@@ -145,7 +145,7 @@ def test_a_family_cannot_name_a_folder_elsewhere(home: Path) -> None:
     values = YAML(typ="safe").load(PARAMS)
     values["families"] = names
     values["models"] = dict.fromkeys(names, values["models"]["vae"])
-    values["tune"]["spaces"] = dict.fromkeys(names, {})
+    values["tune"]["spaces"] = {name: {} for name in names}
     with pytest.raises(UserError) as error:
         load_params(write(home, json.dumps(values)))
     lines = str(error.value).splitlines()
