@@ -131,7 +131,9 @@ def _check_token(address: str) -> None:
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN).expanduser()
     if not path.is_file():
-        raise ClusterFailed(f"params.yaml: compute.address: {address} asks for a token, and there is none; {_OWN_TOKEN}")
+        raise ClusterFailed(
+            f"params.yaml: compute.address: {address} asks for a token, and there is none; {_OWN_TOKEN}"
+        )
     if path.stat().st_mode & 0o007:
         raise ClusterFailed(f"{path}: other users can read this token; `chmod 600 {path}`, or make a new one")
 
@@ -153,7 +155,11 @@ def _brought(code: Path) -> dict[str, Any]:
     """
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # in a job: ours instead of the folder that was submitted
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name != "RAY_AUTH_MODE"}
-    return {"working_dir": str(code), "env_vars": kept, "worker_process_setup_hook": f"{__name__}.{join_network.__name__}"}
+    return {
+        "working_dir": str(code),
+        "env_vars": kept,
+        "worker_process_setup_hook": f"{__name__}.{join_network.__name__}",
+    }
 
 
 def join_network() -> None:
@@ -171,7 +177,7 @@ def join_network() -> None:
 
 @contextmanager
 def _not_in_a_job() -> Iterator[None]:
-    """Where the driver of a job on a cluster starts a Ray of its own, that one is not to have what the cluster's has."""
+    """A Ray that the driver of a job starts on the head for itself is not to take over what the cluster gave the job."""
     before = {name: os.environ.pop(name) for name in _OF_A_JOB if name in os.environ}
     try:
         yield

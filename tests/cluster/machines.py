@@ -139,7 +139,12 @@ class Machine:
         return [*into, "env", "-i", f"--chdir={HOME / at}", *given, *command]
 
     def run(
-        self, *command: str, code: int | None = 0, at: str = "", env: Mapping[str, str] | None = None, seconds: int = 120
+        self,
+        *command: str,
+        code: int | None = 0,
+        at: str = "",
+        env: Mapping[str, str] | None = None,
+        seconds: int = 120,
     ) -> str:
         """Standard output and error of a command there, which must end with `code`; None: with any."""
         done = subprocess.run(

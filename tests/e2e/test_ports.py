@@ -2,22 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
-import pytest
 from e2e_project import Project, wait_for
 
 TRAIN = ("python", "-m", "pipeline", "train", "--family", "cvae")
-CALL = """\
-import sys, grpc
-from ray.core.generated import gcs_service_pb2 as gcs, gcs_service_pb2_grpc as services
-with grpc.insecure_channel(sys.argv[1]) as channel:
-    try:
-        services.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(gcs.GetAllNodeInfoRequest(), timeout=10)
-        print("let in")
-    except grpc.RpcError as error:
-        print(error.code().name)
-"""
+CALL = Path(__file__).parents[1] / "grpc_call.py"
+PARTS = ("gcs_server",)
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
@@ -33,12 +25,19 @@ def listeners(of: psutil.Process) -> set[tuple[str, str, int]]:
     return found
 
 
+def call(port: int) -> str:
+    """What a call without a token is answered."""
+    done = subprocess.run([sys.executable, CALL, f"127.0.0.1:{port}"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def test_a_run_listens_to_this_machine_alone_and_asks_for_the_token(reproduced: Project) -> None:
     reproduced.set(train__epochs=60, compute__workers=2)
     running = reproduced.start(*TRAIN)
     try:
         wait_for(lambda: list((reproduced.path / ".runs").glob("cvae-*/checkpoints/step-*[!0]0-*")), "training")
         seen = listeners(psutil.Process(running.pid))
+        refusals = {name: call(port) for name, _, port in seen if name in PARTS}
     finally:
         running.terminate()
         printed, _ = running.communicate()
@@ -47,5 +46,4 @@ def test_a_run_listens_to_this_machine_alone_and_asks_for_the_token(reproduced: 
     assert {"gcs_server", "raylet"} <= names, printed
     assert any("RayTrainWorker" in name for name in names), names
     assert {one for one in seen if one[1] not in LOOPBACK} == set()
-
-
+    assert refusals == dict.fromkeys(PARTS, "UNAUTHENTICATED")

@@ -83,7 +83,7 @@ def test_a_token_that_is_refused_names_the_remedy(
 
 @ray_test
 @pytest.mark.parametrize(
-    ("mode", "told"), [(None, "asks for a token, and there is none"), (0o644, "other users"), (0o600, "")]
+    ("mode", "told"), [(None, "asks for a token, there is none"), (0o644, "other users"), (0o600, "")]
 )
 def test_a_token_is_there_and_nobody_else_reads_it(
     mode: int | None, told: str, make_compute: Callable[..., ComputeConfig], tmp_path: Path,
