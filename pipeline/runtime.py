@@ -132,7 +132,7 @@ def _check_token(address: str) -> None:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN).expanduser()
     if not path.is_file():
         raise ClusterFailed(
-            f"params.yaml: compute.address: {address} asks for a token, and there is none; {_OWN_TOKEN}"
+            f"params.yaml: compute.address: {address} asks for a token, there is none; {_OWN_TOKEN}"
         )
     if path.stat().st_mode & 0o007:
         raise ClusterFailed(f"{path}: other users can read this token; `chmod 600 {path}`, or make a new one")
