@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_project import Project, commit, copy_project, set_params
-from machines import BIN, ENVIRONMENT, Machine, Network, make_key, wait_for
+from machines import ENVIRONMENT, Machine, Network, make_key, wait_for
 from s3_server import ID, SECRET, rclone
 
 STORE_PORT, GIT_PORT = 9000, 9418
@@ -108,7 +107,8 @@ def _serve(network: Network, folder: Path, store: Path, log: Any) -> None:
     address = f"{network.address}:{STORE_PORT}"
     s3 = [rclone(), "serve", "s3", "--auth-key", f"{ID},{SECRET}", "--addr", address, "--config", "/dev/null", store]
     network.serve(map(str, s3), STORE_PORT, log)
-    git = ["git", "daemon", "--export-all", "--enable=receive-pack", f"--base-path={folder / 'git'}", "--reuseaddr"]
+    folder_of_git = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
+    git = [f"{folder_of_git}/git-daemon", "--export-all", "--enable=receive-pack", f"--base-path={folder / 'git'}", "--reuseaddr"]
     network.serve([*git, f"--listen={network.address}", str(folder / "git")], GIT_PORT, log)
 
 
@@ -138,8 +138,8 @@ def _up(rig: Rig) -> str:
     rig.at_home("python", "-m", "pipeline", "cluster", "render", "--provider", "local", "--head", rig.head.address,
                 "--workers", addresses, "--ssh-user", "root", "--venv", str(ENVIRONMENT), "--worker-cpus", "1",
                 "--object-store-mib", "100", "--out", CLUSTER_FILE)  # fmt: skip
-    printed = rig.at_home("ray", "up", "--yes", "--no-config-cache", CLUSTER_FILE, seconds=180)
-    wait_for(lambda: len(rig.nodes()) == 1 + len(rig.workers), "both workers", lambda: _logs(rig.head), 90)
+    printed = rig.at_home("ray", "up", "--yes", "--no-config-cache", CLUSTER_FILE, seconds=300)
+    wait_for(lambda: len(rig.nodes()) == 1 + len(rig.workers), "both workers", lambda: _logs(rig.head), 240)
     return printed
 
 
