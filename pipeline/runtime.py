@@ -27,6 +27,7 @@ from pipeline.progress import say
 from pipeline.train.config import ComputeConfig
 
 LOST_S = 45.0  # for Ray to notice that a part of it died; of its control service it gives up after 60, without a word
+KNOCK_S = 10.0
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
 CODE = ("pipeline", "vae_core")  # folders of this checkout that workers import
 TOKEN = Path("~/.ray/auth_token")
@@ -102,6 +103,7 @@ def _connect(compute: ComputeConfig) -> None:
         else:
             _knock(address)
             _check_token(address)
+            _show_token(address)
             with _code() as folder:
                 ray.init(address=address, runtime_env=_brought(folder), **_QUIET)
     except SystemExit:  # what Ray makes of SIGTERM
@@ -114,7 +116,7 @@ def _connect(compute: ComputeConfig) -> None:
         if address is None:
             raise ClusterFailed(f"Ray cannot start on this machine ({reason}); {_LOOK}") from error
         if isinstance(error, ray.exceptions.AuthenticationError):
-            raise ClusterFailed(f"params.yaml: compute.address: {address} refuses this token; {_OWN_TOKEN}") from None
+            raise _refused(address) from None
         raise ClusterFailed(
             f"params.yaml: compute.address: no Ray cluster answers at {address} ({reason}); "
             "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
@@ -131,11 +133,36 @@ def _check_token(address: str) -> None:
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN).expanduser()
     if not path.is_file():
-        raise ClusterFailed(
-            f"params.yaml: compute.address: {address} asks for a token, there is none; {_OWN_TOKEN}"
-        )
+        raise ClusterFailed(f"params.yaml: compute.address: {address} asks for a token, there is none; {_OWN_TOKEN}")
     if path.stat().st_mode & 0o007:
         raise ClusterFailed(f"{path}: other users can read this token; `chmod 600 {path}`, or make a new one")
+
+
+def _show_token(address: str) -> None:
+    """Fail at once where a cluster does not accept the token: Ray would ask for 20 s, and then not say why.
+
+    Raises:
+        ClusterFailed: it does not.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    place = None if "://" in address else canonicalize_bootstrap_address(address)
+    if place is None:
+        return
+    with init_grpc_channel(place) as channel:
+        try:
+            ask = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
+            ask(gcs_service_pb2.GetClusterIdRequest(), timeout=KNOCK_S)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise _refused(address) from None
+
+
+def _refused(address: str) -> ClusterFailed:
+    return ClusterFailed(f"params.yaml: compute.address: {address} refuses this token; {_OWN_TOKEN}")
 
 
 @contextmanager
@@ -177,7 +204,7 @@ def join_network() -> None:
 
 @contextmanager
 def _not_in_a_job() -> Iterator[None]:
-    """A Ray that the driver of a job starts on the head for itself is not to take over what the cluster gave the job."""
+    """A Ray that the driver of a job starts for itself is not to take over what the cluster gave the job."""
     before = {name: os.environ.pop(name) for name in _OF_A_JOB if name in os.environ}
     try:
         yield
@@ -253,7 +280,7 @@ def _knock(address: str) -> None:
     """Fail at once where nothing listens: Ray itself would go on trying for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _quoted_python() -> dict[str, str] | None:

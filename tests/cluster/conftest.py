@@ -8,8 +8,8 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "e2e"), str(Path(__file__).parents[1])]
 
-from machines import obstacle
-from rig import Rig, raised
+from machines import obstacle  # noqa: E402
+from rig import Rig, raised  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -215,9 +215,13 @@ def listening(pid: int) -> set[int]:
 
 
 def wait_for(
-    condition: Callable[[], object], what: object, details: Callable[[], str] = str, seconds: float = 30
+    condition: Callable[[], object],
+    what: object,
+    details: Callable[[], str] = str,
+    seconds: float = 30,
+    every: float = 0.02,
 ) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not come in {seconds} s\n{details()}"
-        time.sleep(0.02)
+        time.sleep(every)

@@ -15,11 +15,13 @@ from s3_server import ID, SECRET, rclone
 
 STORE_PORT, GIT_PORT = 9000, 9418
 FAMILY = "cvae"
-CLUSTER_FILE = "deploy/cluster-here.yaml"
-AUTHOR = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-AWS = {
-    "config": f"[default]\nregion = us-east-1\nendpoint_url = http://{Network.address}:{STORE_PORT}\n",
-    "credentials": f"[default]\naws_access_key_id = {ID}\naws_secret_access_key = {SECRET}\n",
+CLUSTER_FILE = "../cluster.yaml"
+USER = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+FILES = {  # of every home
+    ".gitconfig": "[user]\nname = A User\nemail = user@example.org\n",
+    ".bashrc": "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=8\n",  # how long a lost node is waited for
+    ".aws/config": f"[default]\nregion = us-east-1\nendpoint_url = http://{Network.address}:{STORE_PORT}\n",
+    ".aws/credentials": f"[default]\naws_access_key_id = {ID}\naws_secret_access_key = {SECRET}\n",
 }
 
 
@@ -65,9 +67,6 @@ class Rig:
         return self.head.run("python", "-S", "-c", script, url, token or "").strip()
 
 
-USER = {**AUTHOR, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
 @contextmanager
 def raised(folder: Path) -> Iterator[Rig]:
     """A rig for the length of the block; nothing is left of it."""
@@ -108,7 +107,13 @@ def _serve(network: Network, folder: Path, store: Path, log: Any) -> None:
     s3 = [rclone(), "serve", "s3", "--auth-key", f"{ID},{SECRET}", "--addr", address, "--config", "/dev/null", store]
     network.serve(map(str, s3), STORE_PORT, log)
     folder_of_git = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
-    git = [f"{folder_of_git}/git-daemon", "--export-all", "--enable=receive-pack", f"--base-path={folder / 'git'}", "--reuseaddr"]
+    git = [
+        f"{folder_of_git}/git-daemon",
+        "--export-all",
+        "--enable=receive-pack",
+        f"--base-path={folder / 'git'}",
+        "--reuseaddr",
+    ]
     network.serve([*git, f"--listen={network.address}", str(folder / "git")], GIT_PORT, log)
 
 
@@ -125,9 +130,8 @@ def _machines(stack: ExitStack, network: Network, folder: Path, token: str) -> l
     (home / ".ray/auth_token").chmod(0o600)
     for machine in machines:
         (machine.home / ".aws").mkdir(parents=True)
-        for name, text in AWS.items():
-            (machine.home / ".aws" / name).write_text(text)
-        (machine.home / ".bashrc").touch()
+        for name, text in FILES.items():
+            (machine.home / name).write_text(text)
         machine.start(network, names, public if machine is not machines[0] else "")
         stack.callback(machine.stop)
     return machines
@@ -139,7 +143,7 @@ def _up(rig: Rig) -> str:
                 "--workers", addresses, "--ssh-user", "root", "--venv", str(ENVIRONMENT), "--worker-cpus", "1",
                 "--object-store-mib", "100", "--out", CLUSTER_FILE)  # fmt: skip
     printed = rig.at_home("ray", "up", "--yes", "--no-config-cache", CLUSTER_FILE, seconds=300)
-    wait_for(lambda: len(rig.nodes()) == 1 + len(rig.workers), "both workers", lambda: _logs(rig.head), 240)
+    wait_for(lambda: len(rig.nodes()) == 1 + len(rig.workers), "both workers", lambda: _logs(rig.head), 240, 2)
     return printed
 
 
