@@ -1,18 +1,25 @@
-"""Ray: connect to the cluster that `compute.address` names, or start one on this machine for the length of a stage."""
+"""Ray: connect to the cluster that `compute.address` names, or start one on this machine for the length of a stage.
+
+A cluster's nodes need this project's dependencies, not its code: each driver brings the code that it runs itself.
+"""
 
 import logging
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline.ending import Terminated, end
 from pipeline.errors import ClusterFailed, UserError
@@ -20,8 +27,11 @@ from pipeline.progress import say
 from pipeline.train.config import ComputeConfig
 
 LOST_S = 45.0  # for Ray to notice that a part of it died; of its control service it gives up after 60, without a word
+KNOCK_S = 10.0
 TORCH = ("torch",)  # what ranks and trials import first
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
+CODE = ("pipeline", "vae_core")  # folders of this checkout that workers import
+TOKEN = Path("~/.ray/auth_token")
 
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next poll; Ray's default is 2 s
@@ -41,9 +51,14 @@ _PRIVATE = {  # there, nobody reads Ray's own figures, and no node is reclaimed:
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on those systems: every part of Ray listens on 127.0.0.1 alone
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
+_OF_A_JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS")  # set for a job's driver; they name the job's cluster
 _PARTS = {"raylet": "Ray's node manager (raylet)", "gcs_server": "Ray's control service (gcs_server)"}
 _QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+_OWN_TOKEN = f"copy that of the cluster to {TOKEN} (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
 _LOOK = "its logs are in /tmp/ray/session_latest/logs; is there room on the disk and in /dev/shm?"
 
 
@@ -68,7 +83,10 @@ def cluster(compute: ComputeConfig, preload: Sequence[str] = ()) -> Iterator[Non
     if ray.is_initialized():  # a caller's cluster, for instance that of a test
         yield
         return
-    with _reaped() if private else nullcontext():
+    with ExitStack() as stack:
+        if private:
+            stack.enter_context(_not_in_a_job())
+            stack.enter_context(_reaped())
         with _own_signals():
             _connect(compute)
         with _watched() if private else nullcontext():
@@ -89,18 +107,114 @@ def _connect(compute: ComputeConfig) -> None:
                      include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
         else:
             _knock(address)
-            ray.init(address=address, **_QUIET)
+            _check_token(address)
+            _show_token(address)
+            with _code() as folder:
+                ray.init(address=address, runtime_env=_brought(folder), **_QUIET)
     except SystemExit:  # what Ray makes of SIGTERM
         ray.shutdown()
         raise Terminated from None
+    except ClusterFailed:
+        raise
     except Exception as error:  # Ray raises just that where a part of it does not come up
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address is None:
             raise ClusterFailed(f"Ray cannot start on this machine ({reason}); {_LOOK}") from error
+        if isinstance(error, ray.exceptions.AuthenticationError):
+            raise _refused(address) from None
         raise ClusterFailed(
             f"params.yaml: compute.address: no Ray cluster answers at {address} ({reason}); "
             "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
         ) from None
+
+
+def _check_token(address: str) -> None:
+    """See that there is a token for a cluster, and that it is nobody else's.
+
+    Raises:
+        ClusterFailed: there is none, or other users of this machine can read it.
+    """
+    if os.environ["RAY_AUTH_MODE"] != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN).expanduser()
+    if not path.is_file():
+        raise ClusterFailed(f"params.yaml: compute.address: {address} asks for a token, there is none; {_OWN_TOKEN}")
+    if path.stat().st_mode & 0o007:
+        raise ClusterFailed(f"{path}: other users can read this token; `chmod 600 {path}`, or make a new one")
+
+
+def _show_token(address: str) -> None:
+    """Fail at once where a cluster does not accept the token: Ray would ask for 20 s, and then not say why.
+
+    Raises:
+        ClusterFailed: it does not.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    place = None if "://" in address else canonicalize_bootstrap_address(address)
+    if place is None:
+        return
+    with init_grpc_channel(place) as channel:
+        try:
+            ask = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
+            ask(gcs_service_pb2.GetClusterIdRequest(), timeout=KNOCK_S)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise _refused(address) from None
+
+
+def _refused(address: str) -> ClusterFailed:
+    return ClusterFailed(f"params.yaml: compute.address: {address} refuses this token; {_OWN_TOKEN}")
+
+
+@contextmanager
+def _code() -> Iterator[Path]:
+    """A folder that holds this checkout's code and nothing else."""
+    checkout = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory(prefix="vae-code-") as folder:
+        for name in CODE:
+            shutil.copytree(checkout / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
+        yield Path(folder)
+
+
+def _brought(code: Path) -> dict[str, Any]:
+    """Ray's runtime environment: what workers get from this process, wherever they run.
+
+    As a working directory, the code comes before whatever a node has at the path of this process's own.
+    """
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # in a job: ours instead of the folder that was submitted
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name != "RAY_AUTH_MODE"}
+    return {
+        "working_dir": str(code),
+        "env_vars": kept,
+        "worker_process_setup_hook": f"{__name__}.{join_network.__name__}",
+    }
+
+
+def join_network() -> None:
+    """Let gloo listen where Ray does; by itself it takes the address of the host's name, which is often loopback.
+
+    Each worker of a cluster calls it when it starts.
+    """
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    for name, found in psutil.net_if_addrs().items():
+        if any(one.address == address for one in found):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+@contextmanager
+def _not_in_a_job() -> Iterator[None]:
+    """A Ray that the driver of a job starts for itself is not to take over what the cluster gave the job."""
+    before = {name: os.environ.pop(name) for name in _OF_A_JOB if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 @contextmanager
@@ -171,7 +285,7 @@ def _knock(address: str) -> None:
     """Fail at once where nothing listens: Ray itself would go on trying for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _quoted_python() -> dict[str, str] | None:

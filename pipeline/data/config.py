@@ -277,6 +277,7 @@ class ReadConfig(Strict):
     Attributes:
         verify: once: each shard when this node first opens it; always: at each opening; never.
         cache: folder of this node for shards from elsewhere, and for decoded png and jpeg shards.
+        cache_below: a folder of the driver, which a relative `cache` is below; none: the working directory.
         cache_bytes: the longest unused files leave the cache when it would grow beyond this.
         remote_timeout_s: how long a remote place may stay silent before that is an error.
     """
@@ -285,6 +286,7 @@ class ReadConfig(Strict):
     cache: str = ".cache/shards"
     cache_bytes: int = 50 * 1024**3
     remote_timeout_s: float = 120.0
+    cache_below: str | None = None
 
     def __post_init__(self) -> None:
         check(self, "cache_bytes", self.cache_bytes >= 1, "an integer of at least 1")

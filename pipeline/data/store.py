@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 
 DEFAULT = ReadConfig()
 SHOWN = 10  # problems in one message
+ELSEWHERE = ".vae-pipeline"  # below the home, on nodes of a cluster that do not have the driver's folder
 LONG_BYTES = 4 * 1024**3  # checking as much takes seconds
 _NUMBERS = ("label", "offset", "size")  # columns of the index
 
@@ -39,6 +40,14 @@ def open_store(shards: str | Path, read: ReadConfig = DEFAULT, peer: str | None 
     return Store(place, parse_manifest(place.read(MANIFEST), place.location), read)
 
 
+def cache_folder(read: ReadConfig) -> Path:
+    """The cache of this node, which has it below its home where it does not have the driver's folder."""
+    path = Path(read.cache).expanduser()
+    if read.cache_below is None or path.is_absolute():
+        return path.absolute()
+    return (Path(read.cache_below) if os.access(read.cache_below, os.W_OK) else Path.home() / ELSEWHERE) / path
+
+
 class Store:
     """The files of a folder of shards. May be used by several threads.
 
@@ -49,7 +58,7 @@ class Store:
     """
 
     def __init__(self, place: Place, manifest: Manifest, read: ReadConfig) -> None:
-        cache = Path(read.cache).expanduser().absolute()
+        cache = cache_folder(read)
         self.manifest, self.location = manifest, place.location
         self.local = isinstance(place, LocalFolder) and manifest.encoding == "raw"
         self._place = place

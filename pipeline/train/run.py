@@ -42,10 +42,9 @@ class Reading:
         """
         if compute is None:
             return cls(shards=shards.resolve())
-        cache = str(_absolute(compute.cache))  # workers have a working directory of their own
         return cls(
             shards=shards.resolve() if compute.shards is None else _named(compute.shards),
-            read=replace(compute.read, cache=cache),
+            read=replace(compute.read, cache_below=str(Path.cwd())),  # workers have a working directory of their own
             device_cache=compute.device_cache,
         )
 

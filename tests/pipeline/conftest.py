@@ -39,7 +39,7 @@ from vae_core.config import (
 )
 
 # Ray reads its environment when it is imported, which some test modules do while they are collected.
-os.environ.update({**runtime._ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **os.environ})
+os.environ.update({**runtime._ENVIRONMENT, **runtime._PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32), **os.environ})
 
 MLP = MLPConfig(kind="mlp", hidden=(32,))
 SHALLOW = ConvConfig(kind="conv", channels=4, downsamples=1)

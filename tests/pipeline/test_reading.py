@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.data.config import ReadConfig
 from pipeline.data.index import read_manifest, write_manifest
+from pipeline.data.store import cache_folder
 from pipeline.errors import UserError
 from pipeline.train import worker
 from pipeline.train.config import ComputeConfig
@@ -56,13 +57,24 @@ def test_places_are_the_same_from_any_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plain = Reading.of(Path("data/shards"), make_compute(cache="c", remote_timeout_s=3.0))
-    read = ReadConfig(cache=str(tmp_path / "c"), remote_timeout_s=3.0)
+    read = ReadConfig(cache="c", cache_below=str(tmp_path), remote_timeout_s=3.0)
     assert plain == Reading(shards=tmp_path / "data/shards", read=read, device_cache="auto")
     (tmp_path / "far/shards").mkdir(parents=True)
     (tmp_path / "far/shards/manifest.json").touch()
     assert Reading.of(Path("data/shards"), make_compute(shards="far/shards")).shards == tmp_path / "far/shards"
     assert Reading.of(Path("data/shards"), make_compute(shards="s3://bucket/shards")).shards == "s3://bucket/shards"
     assert Reading.of(Path("data/shards"), make_compute(device_cache=True)).device_cache is True
+
+
+def test_the_cache_of_a_node_without_the_drivers_folder_is_below_its_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    read = ReadConfig(cache=".cache/shards")
+    assert cache_folder(read) == Path.cwd() / ".cache/shards"
+    assert cache_folder(replace(read, cache_below=str(tmp_path))) == tmp_path / ".cache/shards"
+    assert cache_folder(replace(read, cache_below="/no/such")) == tmp_path / ".vae-pipeline/.cache/shards"
+    assert cache_folder(replace(read, cache="~/fast", cache_below="/no/such")) == tmp_path / "fast"
 
 
 def test_a_machine_without_the_shards_asks_the_place_that_has_them(

@@ -1,13 +1,18 @@
 """A cluster that does not answer, or a Ray that does not start, is an error with a remedy."""
 
-import builtins
+import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import runtime
+from pipeline.closure import ROOT
 from pipeline.ending import Terminated
 from pipeline.errors import ClusterFailed
 from pipeline.train.config import ComputeConfig
@@ -36,16 +41,16 @@ def test_an_address_where_nothing_listens_is_refused_at_once(
 
 
 @ray_test
-@pytest.mark.parametrize("error", ["ConnectionError", "RuntimeError", "AuthenticationError"])
+@pytest.mark.parametrize("error", [ConnectionError, RuntimeError])
 def test_a_cluster_that_does_not_answer_names_the_remedy(
-    error: str, make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
     def refuse(**options: object) -> None:
         assert options["address"] == "auto"
         assert "num_cpus" not in options
-        raise (getattr(builtins, error, None) or getattr(ray.exceptions, error))("no Ray here\nand more")
+        raise error("no Ray here\nand more")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
@@ -55,6 +60,104 @@ def test_a_cluster_that_does_not_answer_names_the_remedy(
         "params.yaml: compute.address: no Ray cluster answers at auto (no Ray here); "
         "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
     )
+
+
+REMEDY = "copy that of the cluster to ~/.ray/auth_token (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
+
+
+@ray_test
+def test_a_token_that_is_refused_names_the_remedy(
+    make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise ray.exceptions.AuthenticationError("the token is invalid")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ClusterFailed) as told, runtime.cluster(make_compute(address="auto")):
+        pass
+    assert str(told.value) == f"params.yaml: compute.address: auto refuses this token; {REMEDY}"
+
+
+@ray_test
+@pytest.mark.parametrize(
+    ("mode", "told"), [(None, "asks for a token, there is none"), (0o644, "other users"), (0o600, "")]
+)
+def test_a_token_is_there_and_nobody_else_reads_it(
+    mode: int | None, told: str, make_compute: Callable[..., ComputeConfig], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import ray
+
+    file = tmp_path / "token"
+    if mode is not None:
+        file.touch(mode)
+        file.chmod(mode)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the session's cluster
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    with pytest.raises(ClusterFailed, match=told) if told else nullcontext():
+        with runtime.cluster(make_compute(address="auto")):
+            pass
+
+
+@ray_test
+def test_a_cluster_gets_the_code_of_this_checkout_and_a_job_keeps_its_environment(
+    make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    brought = {}
+
+    def init(*, runtime_env: dict[str, Any], **_: object) -> None:
+        code = Path(runtime_env["working_dir"])
+        brought.update(runtime_env, files={path.relative_to(code).as_posix() for path in code.rglob("*.*")})
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "7")
+    with runtime.cluster(make_compute(address="auto")):
+        assert not Path(brought["working_dir"]).exists()
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *runtime.CODE], cwd=ROOT, text=True,
+                            capture_output=True, check=True).stdout  # fmt: skip
+    assert brought["files"] == {name for name in listed.split("\n") if (ROOT / name).is_file()}
+    assert brought["env_vars"]["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "7"
+    assert not [name for name in brought["env_vars"] if "AUTH" in name]
+    assert os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] == "1"
+
+
+@ray_test
+def test_a_ray_of_ones_own_is_no_part_of_the_job_that_it_runs_in(
+    make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def fail(**options: object) -> None:
+        assert options["address"] == "local"
+        assert options["runtime_env"] is None
+        assert not {"RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & os.environ.keys()
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ClusterFailed, match="seen"):
+        runtime.cluster(make_compute()).__enter__()
+    assert os.environ["RAY_ADDRESS"] == "10.0.0.1:6379"
+
+
+@ray_test
+@pytest.mark.usefixtures("ray_cluster")
+def test_ranks_meet_where_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    runtime.join_network()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == runtime._PRIVATE["GLOO_SOCKET_IFNAME"]
 
 
 @ray_test
