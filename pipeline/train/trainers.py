@@ -7,11 +7,14 @@ processes that Ray has ready, and nobody asks for more nodes or deals out Ray's 
 
 import asyncio
 import logging
+import secrets
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import Result
 from ray.train.torch import TorchTrainer
+from ray.train.torch import config as torch_config
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
@@ -43,6 +46,31 @@ class PrivateTrainer(TorchTrainer):
         _off_the_screen(logging.getLogger("ray.train"))
         asyncio.run(controller.run())  # type: ignore[no-untyped-call]
         return controller.get_result()
+
+
+class Meeting(torch_config.TorchConfig):
+    """How ranks that are all on this machine find each other: in a file below `folder`.
+
+    By default torch has them meet at a port of the first rank, which it opens to the whole network.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    @property
+    def backend_cls(self) -> Any:
+        return _InFile
+
+
+class _InFile(torch_config._TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        ranks, place = len(worker_group), backend_config.folder / f"ranks-{secrets.token_hex(8)}"
+        on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        how = {"backend": "nccl" if on_gpus else "gloo", "init_method": f"file://{place}", "world_size": ranks}
+        worker_group.execute(torch_config._set_torch_distributed_env_vars)
+        set_up = torch_config._setup_torch_process_group
+        ray.get([worker_group.execute_single_async(i, set_up, world_rank=i, **how) for i in range(ranks)])
 
 
 def _off_the_screen(logger: logging.Logger) -> None:

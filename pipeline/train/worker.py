@@ -1,6 +1,5 @@
 """The training loop as Ray Train workers, started, watched and restarted from here."""
 
-import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -100,13 +99,13 @@ def trainer(
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    from pipeline.train.trainers import PrivateTrainer, SharedTrainer
+    from pipeline.train.trainers import Meeting, PrivateTrainer, SharedTrainer
 
-    chosen = PrivateTrainer if compute.address is None else SharedTrainer
-    return chosen(
+    private = compute.address is None
+    return (PrivateTrainer if private else SharedTrainer)(
         worker,
         train_loop_config={"work": work},
-        torch_config=meeting(scratch) if compute.address is None else None,
+        torch_config=Meeting(scratch) if private else None,
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             name=work.run.name,
@@ -119,29 +118,6 @@ def trainer(
             ),
         ),
     )
-
-
-def meeting(scratch: Path) -> Any:
-    """Ray's configuration of torch, where all ranks are on this machine: they meet in a file below `scratch`.
-
-    By default torch has them meet at a port of the first rank, which it opens to the whole network.
-    """
-    import ray
-    from ray.train.torch import config
-
-    class Backend(config._TorchBackend):
-        def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            ranks, place = len(worker_group), scratch / f"ranks-{secrets.token_hex(8)}"
-            on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-            how = {"backend": "nccl" if on_gpus else "gloo", "init_method": f"file://{place}", "world_size": ranks}
-            worker_group.execute(config._set_torch_distributed_env_vars)
-            set_up = config._setup_torch_process_group
-            ray.get([worker_group.execute_single_async(i, set_up, world_rank=i, **how) for i in range(ranks)])
-
-    class Config(config.TorchConfig):
-        backend_cls = Backend
-
-    return Config()
 
 
 def _again_or_raise(error: Exception, folder: Folder, compute: ComputeConfig, what: str, count: Path) -> None:
