@@ -25,6 +25,10 @@ def listeners(of: psutil.Process) -> set[tuple[str, str, int]]:
     return found
 
 
+def checkpoints(project: Project) -> set[Path]:
+    return set((project.path / ".runs").glob("cvae-*/checkpoints/step-*"))
+
+
 def call(port: int) -> str:
     """What a call without a token is answered."""
     done = subprocess.run([sys.executable, CALL, f"127.0.0.1:{port}"], capture_output=True, text=True, check=True)
@@ -32,10 +36,11 @@ def call(port: int) -> str:
 
 
 def test_a_run_listens_to_this_machine_alone_and_asks_for_the_token(reproduced: Project) -> None:
-    reproduced.set(train__epochs=60, compute__workers=2)
+    reproduced.set(train__epochs=200, compute__workers=2)
+    before = checkpoints(reproduced)
     running = reproduced.start(*TRAIN)
     try:
-        wait_for(lambda: list((reproduced.path / ".runs").glob("cvae-*/checkpoints/step-*[!0]0-*")), "training")
+        wait_for(lambda: checkpoints(reproduced) - before, "training", 240)
         seen = listeners(psutil.Process(running.pid))
         refusals = {name: call(port) for name, _, port in seen if name in PARTS}
     finally:
