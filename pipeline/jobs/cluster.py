@@ -1,6 +1,7 @@
 """The cluster's job service, with errors that say what to do."""
 
 import json
+import logging
 import os
 import shlex
 import tempfile
@@ -25,6 +26,7 @@ ENTRYPOINT = "exec python -m head"  # exec: Ray's signals reach it, and its exit
 ANSWER_S = 10.0
 SETTLED_S = 3.0  # until Ray no longer watches a job that ended: it would take a new one of its id for that
 STOPPED_S = 90.0
+READY_S, NOT_READY = 60.0, "No available agent"  # a head that has just started answers before it takes jobs
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -100,6 +102,7 @@ class Cluster:
         os.environ["RAY_AUTH_MODE"] = "disabled"  # of Ray in this process: the header below is all that it needs
         from ray.job_submission import JobSubmissionClient
 
+        logging.disable(logging.INFO)  # Ray tells of each file that it sends, and its loggers have levels of their own
         headers = {"Authorization": f"Bearer {access.token}"}
         verify = os.environ.get("SSL_CERT_FILE") or True
         with self._answering():
@@ -129,20 +132,24 @@ class Cluster:
 
     def send(self, job: Job) -> bool:
         """Submit it; False: somebody else did so a moment ago."""
+        end = time.monotonic() + READY_S
         with tempfile.TemporaryDirectory() as folder, self._answering():
             job.write(Path(folder))
-            try:
-                self.client.submit_job(
-                    entrypoint=ENTRYPOINT,
-                    submission_id=job.id,
-                    metadata=job.metadata,
-                    runtime_env={"working_dir": folder, "env_vars": job.environment},
-                )
-            except RuntimeError as error:
-                if "already exists" not in str(error):
-                    raise
-                return False
-        return True
+            while True:
+                try:
+                    self.client.submit_job(
+                        entrypoint=ENTRYPOINT,
+                        submission_id=job.id,
+                        metadata=job.metadata,
+                        runtime_env={"working_dir": folder, "env_vars": job.environment},
+                    )
+                    return True
+                except RuntimeError as error:
+                    if "already exists" in str(error):
+                        return False
+                    if NOT_READY not in str(error) or time.monotonic() > end:
+                        raise
+                    time.sleep(1)
 
     def forget(self, id: str) -> None:
         """Delete the record of a job that is over."""

@@ -7,17 +7,37 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvc_project import STAGE_SH, TinyProject, environment
+from dvc_project import TinyProject, environment
 
 from pipeline.jobs.command import Command
 from pipeline.jobs.source import Source
 from pipeline.jobs.spec import Job
 
 FAILING, WAITING = 13, 60  # as train.epochs: the stage fails with code 3; it sleeps
+DVC_YAML = """\
+stages:
+  shard:
+    cmd: sh stage.sh shard
+    deps: [stage.sh]
+    outs: [data/shards]
+  train:
+    cmd: sh stage.sh train
+    deps: [data/shards, stage.sh]
+    params: [models.vae, train]
+    outs: [models/vae]
+    metrics:
+      - results/metrics.json:
+          cache: false
+"""
 STAGE = f"""\
-if [ "$1" = train ] && grep -q 'epochs: {FAILING}' params.yaml && [ ! -e "$MENDED" ]; then exit 3; fi
-if [ "$1" = train ] && grep -q 'epochs: {WAITING}' params.yaml; then echo asleep; sleep 300; fi
-{STAGE_SH}"""
+echo "$1" >> "$RAN"
+if [ "$1" = shard ]; then mkdir -p data/shards && echo images > data/shards/a; exit; fi
+if grep -q 'epochs: {FAILING}' params.yaml && [ ! -e "$MENDED" ]; then exit 3; fi
+if grep -q 'epochs: {WAITING}' params.yaml; then echo asleep; sleep 300; fi
+mkdir -p models/vae results
+echo weights > models/vae/model
+echo '{{"test_loss": 8.0}}' > results/metrics.json
+"""
 FAIL, WAIT = f"train.epochs={FAILING}", f"train.epochs={WAITING}"
 
 
@@ -36,8 +56,9 @@ class Submitter:
         origin, remote = folder / "origin.git", folder / "remote"
         project.git("init", "-q", "--bare", "-b", "main", str(origin))
         project.git("remote", "add", "origin", str(origin))
-        (project.path / "params.yaml").write_text(params.replace("families: [vae, vqvae]", "families: [vae]"))
+        (project.path / "params.yaml").write_text(params)
         (project.path / "stage.sh").write_text(STAGE)
+        (project.path / "dvc.yaml").write_text(DVC_YAML)
         (project.path / ".dvc" / "config").write_text(
             f"[core]\n    analytics = false\n    remote = store\n['remote \"store\"']\n    url = {remote}\n"
         )
