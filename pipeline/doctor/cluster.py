@@ -93,8 +93,7 @@ def _job_server(address: str) -> Finding:
         return broken(WHAT, f"{version} at {address}, {ray.__version__} here", "install the cluster's version")
     return ok(
         WHAT,
-        f"{version} at {address}; its nodes: `python -m pipeline submit --wait -- python -m pipeline doctor "
-        "--address auto`",
+        f"{version} at {address}; for its nodes: `python -m pipeline submit --wait -- python -m pipeline doctor`",
     )
 
 
