@@ -91,10 +91,11 @@ def check_current(root: Path, artifact: Artifact) -> None:
         made = {out.fs_path: out.hash_info for stage in stages for out in stage.outs}
         for stage in stages:
             changed = "its command" if stage.changed_stage() else next(_changes(stage, made), None)
+            name = getattr(stage, "name", stage.addressing)
             if changed is not None:
                 raise UserError(
                     f"{artifact.family}: dvc.lock of {artifact.commit[:10]} is not that of its code and parameters "
-                    f"(stage {getattr(stage, 'name', stage.addressing)}: {changed}); `dvc repro {artifact.stage}`, commit dvc.lock, and name "
+                    f"(stage {name}: {changed}); `dvc repro {artifact.stage}`, commit dvc.lock, and name "
                     "that commit"
                 )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from dvc_project import TinyProject, environment
-from s3_server import SECRET, Server
+from s3_server import ID, SECRET, Server
 
 from pipeline.closure import ROOT
 from pipeline.config import load_params
@@ -35,12 +35,26 @@ def levels(found: Iterable[Finding]) -> list[tuple[str, str]]:
     return [(finding.level, finding.what) for finding in found]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return TinyProject.make(tmp_path_factory.mktemp("doctor") / "project").path
+
+
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
+def tiny(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
     """A project in Git and DVC, all of it committed."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-    return TinyProject.make(tmp_path / "project")
+    return TinyProject(shutil.copytree(made, tmp_path / "project"), tmp_path / "ran")
+
+
+def remote(url: str) -> str:
+    """A default remote, as DVC's configuration has it."""
+    return f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}\n"
+
+
+def configure(tiny: TinyProject, text: str) -> None:
+    (tiny.path / ".dvc" / "config").write_text(text)
 
 
 # how checks are run
@@ -185,7 +199,7 @@ def test_an_origin_that_does_not_answer_is_broken_without_its_password(tiny: Tin
 
 def test_dvc_without_git_or_without_a_project_is_broken(tiny: TinyProject) -> None:
     assert levels(project.dvc_project(tiny.path)) == [("ok", "DVC cache"), ("warning", "dvc.lock")]
-    tiny.dvc("config", "core.no_scm", "true")
+    configure(tiny, "[core]\n    no_scm = true\n")
     assert ("broken", "DVC") in levels(project.dvc_project(tiny.path))
     assert only(project.dvc_project(tiny.path.parent)).told == "no project here"
 
@@ -266,12 +280,12 @@ def s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_storage_and_remote_at_an_address_are_probed(s3: str, server: Server, tiny: TinyProject) -> None:
     assert levels(places.storage("compute.storage", "s3://bucket/runs"))[0] == ("ok", "compute.storage")
-    tiny.dvc("remote", "add", "-q", "-d", "store", "s3://bucket/dvc")
-    tiny.dvc("remote", "modify", "store", "endpointurl", s3)
-    tiny.dvc("remote", "modify", "--local", "store", "secret_access_key", "a-secret-of-the-remote")
+    configure(tiny, remote("s3://bucket/dvc") + f"    endpointurl = {s3}\n    access_key_id = {ID}\n")
+    (tiny.path / ".dvc" / "config.local").write_text("['remote \"store\"']\n    secret_access_key = a-secret-of-it\n")
     settings = places.remote_settings(tiny.path)
     assert settings is not None
-    assert set(places.public(settings)) == {"url", "endpointurl"}
+    assert "a-secret-of-it" in settings.values()
+    assert "a-secret-of-it" not in places.public(settings).values()
     assert str(only(places.remote("DVC remote", places.public(settings)))) == (
         "ok       DVC remote: s3://bucket/dvc is readable and writable"
     )
@@ -288,13 +302,13 @@ def test_a_wrong_secret_is_refused_and_not_printed(s3: str, monkeypatch: pytest.
 
 def test_no_remote_a_remote_not_made_yet_and_one_that_is_read_only(tiny: TinyProject) -> None:
     assert only(places.remote("DVC remote", places.remote_settings(tiny.path))).told == "none"
-    remote = tiny.path.parent / "remote"
-    tiny.dvc("remote", "add", "-q", "-d", "store", str(remote))
+    folder = tiny.path.parent / "remote"
+    configure(tiny, remote(str(folder)))
     settings = places.remote_settings(tiny.path)
-    assert only(places.remote("DVC remote", settings)).told == f"{remote}: no such folder yet"
-    remote.mkdir()
+    assert only(places.remote("DVC remote", settings)).told == f"{folder}: no such folder yet"
+    folder.mkdir()
     assert only(places.remote("DVC remote", settings)).level == "ok"
-    with mounted(remote, "ro"):
+    with mounted(folder, "ro"):
         found = only(places.remote("DVC remote", settings))
     assert (found.level, "Read-only file system" in found.told) == ("broken", True)
 
@@ -407,9 +421,8 @@ def examined(folder: Path, address: str, *, token: str, storage: str, code: int)
 
 
 def test_every_node_is_asked(two_nodes: tuple[str, str], tiny: TinyProject, tmp_path: Path) -> None:
-    remote = tmp_path / "remote"
-    remote.mkdir()
-    tiny.dvc("remote", "add", "-q", "-d", "store", str(remote))
+    (tmp_path / "remote").mkdir()
+    configure(tiny, remote(str(tmp_path / "remote")))
     ray, *nodes = examined(tiny.path, two_nodes[0], token=HASH, storage=str(tmp_path / "runs"), code=0)
     assert ray.told.endswith(f": 2 nodes at {two_nodes[0]}, token accepted")
     assert [each.level for each in nodes if " (head)" in each.what] != []

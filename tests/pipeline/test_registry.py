@@ -96,7 +96,13 @@ def test_the_production_model_is_fetched_byte_for_byte_also_after_a_rollback(pro
     assert fetched(project, "project", "named", "--rev", "v1.1.0") == project.model()
 
 
+def at_an_address_that_holds_anywhere(project: RegistryProject) -> None:
+    project.dvc("remote", "modify", "store", "url", str(project.folder / "remote"))
+    project.tiny.commit("where the remote is")
+
+
 def test_the_bare_repository_and_the_dvc_remote_alone_give_the_model(project: RegistryProject) -> None:
+    at_an_address_that_holds_anywhere(project)
     done = promote(project.path, "vae", "HEAD", message="m", push_to="origin", refs=["HEAD:refs/heads/main"])
     assert done.tags == FIRST
     assert project.tags(project.origin) == project.tags() == sorted(FIRST)
@@ -322,10 +328,10 @@ def test_git_must_know_who_tags(project: RegistryProject) -> None:
 
 
 def test_the_registry_of_a_bare_repository_is_read_and_rolled_back(project: RegistryProject) -> None:
-    """Where no work tree is; the DVC remote is found by an address in the committed configuration."""
-    project.dvc("remote", "modify", "store", "url", str(project.folder / "remote"))
-    project.tiny.commit("an address that holds anywhere")
-    for commit in ("HEAD~1", "HEAD"):
+    at_an_address_that_holds_anywhere(project)
+    for key, value in (("user.name", "B"), ("user.email", "b@example.org")):
+        project.tiny.git("-C", str(project.origin), "config", key, value)
+    for commit in ("HEAD~2", "HEAD"):
         promote(project.path, "vae", commit, message="m", push_to="origin", refs=["HEAD:refs/heads/main"])
     assert champion(project.origin, "vae") == champion(project.path, "vae")
     assert rollback(project.origin, "vae", message="m").version.version == "v1.0.0"
