@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _together(backend: str, device: str, remedy: str) -> Finding:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     start = time.monotonic()
-    ranks = [_fork(lambda rank=rank: _add_up(backend, device, rank, port)) for rank in range(RANKS)]
+    ranks = [_fork(partial(_add_up, backend, device, rank, port)) for rank in range(RANKS)]
     ends = [_joined(*rank) for rank in ranks]
     failures = [failure for _, failure in ends if failure is not None]
     what = f"collectives ({backend})"

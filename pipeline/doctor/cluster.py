@@ -31,6 +31,7 @@ LIMIT_S = CONNECT_S + NODES_S + 20
 LOCAL = "local"
 WHAT = "Ray"
 HEAD = "node:__internal_head__"
+REFUSED = "InvalidAuthToken"  # Ray logs it every second, while it goes on trying
 _START = "start it (`ray up cluster.yaml`), correct --address or compute.address, or set it to null to run here"
 _TOKEN = "copy the token of the cluster's head (~/.ray/auth_token, mode 0600), or set RAY_AUTH_TOKEN to it"
 
@@ -54,6 +55,9 @@ def look(root: Path, address: str) -> Iterator[Finding]:
             out, said = child.communicate()
             said = f"no answer in {LIMIT_S:g} s"
     found = [Finding(**json.loads(line)) for line in out.splitlines() if line.startswith("{")]
+    if REFUSED in said and not any(each.level == "ok" for each in found):
+        yield broken(WHAT, f"{address} refuses this token", _TOKEN)
+        return
     yield from found
     if not found or child.returncode:
         reason = (said.strip().splitlines() or ["no reason given"])[-1]
@@ -93,8 +97,7 @@ def _job_server(address: str) -> Finding:
         return broken(WHAT, f"{version} at {address}, {ray.__version__} here", "install the cluster's version")
     return ok(
         WHAT,
-        f"{version} at {address}; its nodes: `python -m pipeline submit --wait -- python -m pipeline doctor "
-        "--address auto`",
+        f"{version} at {address}; for its nodes: `python -m pipeline submit --wait -- python -m pipeline doctor`",
     )
 
 
@@ -125,9 +128,7 @@ def main(address: str) -> None:
                     _emit(finding)
     except UserError as error:
         late.cancel()
-        text = str(error).splitlines()[0]
-        refused = "token" in text.lower() or "authenticat" in text.lower()
-        _emit(broken(WHAT, f"{address} refuses this token", _TOKEN) if refused else failed(WHAT, error))
+        _emit(failed(WHAT, error))
 
 
 def _emit(finding: Finding) -> None:
@@ -136,10 +137,7 @@ def _emit(finding: Finding) -> None:
 
 def _give_up(address: str) -> None:
     where = "does not start here" if address == LOCAL else f"something listens at {address}, but does not answer as Ray"
-    remedy = (
-        f"{_START}; or the token is another one: {_TOKEN}" if address != LOCAL else "see /tmp/ray/session_latest/logs"
-    )
-    _emit(broken(WHAT, where, remedy))
+    _emit(broken(WHAT, where, _START if address != LOCAL else "see /tmp/ray/session_latest/logs"))
     end(0)
 
 
@@ -157,12 +155,12 @@ def _nodes(root: Path, compute: Any) -> Iterator[Finding]:
     """What each node says of itself."""
     from pipeline.train.folders import store_of
 
-    store, seen = store_of(compute), f"doctor-{secrets.token_hex(8)}"
+    store = store_of(compute)
+    seen: str | None = f"doctor-{secrets.token_hex(8)}"
     try:
-        store.write(seen, b"")
-    except UserError as error:
-        yield failed("compute.storage", error)
-        return
+        store.write(str(seen), b"")
+    except (UserError, FileNotFoundError):  # another check tells of it, and every node will
+        seen = None
     try:
         settings = places.remote_settings(root)
         asked = node.Asked(
@@ -176,7 +174,8 @@ def _nodes(root: Path, compute: Any) -> Iterator[Finding]:
         )
         yield from _answers(asked)
     finally:
-        store.remove(seen)
+        if seen is not None:
+            store.remove(seen)
 
 
 def _answers(asked: node.Asked) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.doctor import machine, places
-from pipeline.doctor.finding import Finding, broken, ok, warning
+from pipeline.doctor.finding import Finding, broken, failed, ok, warning
 from pipeline.errors import UserError
 from pipeline.train.folders import open_folder
 
@@ -19,7 +19,7 @@ class Asked:
 
     Attributes:
         storage: compute.storage, absolute.
-        seen: a file there, which the driver wrote.
+        seen: a file there, which the driver wrote; None where it could not.
         remote: settings of the DVC remote, without secrets.
         shards: compute.shards, where it is an address.
         packages: name -> version of constraints.txt.
@@ -28,7 +28,7 @@ class Asked:
     """
 
     storage: str
-    seen: str
+    seen: str | None
     remote: Mapping[str, Any] | None
     shards: str | None
     packages: Mapping[str, str | None]
@@ -62,7 +62,8 @@ def _all(asked: Asked, gpus: int, head: bool) -> Iterator[Finding]:
 def _storage(asked: Asked) -> Iterator[Finding]:
     what = "compute.storage"
     try:
-        open_folder(asked.storage, places.PLACE_S).read(asked.seen)
+        if asked.seen is not None:
+            open_folder(asked.storage, places.PLACE_S).read(asked.seen)
     except FileNotFoundError:
         yield broken(
             what,
@@ -70,8 +71,7 @@ def _storage(asked: Asked) -> Iterator[Finding]:
             "set compute.storage to an address such as s3://BUCKET/runs, or to a folder all nodes mount",
         )
     except UserError as error:
-        told, _, remedy = str(error).partition("; ")
-        yield broken(what, told, remedy)
+        yield failed(what, error)
     else:
         yield from places.storage(what, asked.storage)
 

@@ -30,6 +30,9 @@ def storage(what: str, place: str) -> Iterator[Finding]:
             modified = folder.details(name)[name].modified
         finally:
             folder.remove(name)
+    except FileNotFoundError as error:  # above it there is something that is no folder for files
+        yield broken(what, f"{place} cannot be made ({error.strerror or error})", "correct compute.storage")
+        return
     except UserError as error:
         yield failed(what, error)
         return

@@ -18,7 +18,7 @@ examples:
   python -m pipeline doctor
   python -m pipeline doctor --ray
   python -m pipeline doctor --address http://127.0.0.1:8265
-  python -m pipeline submit --wait -- python -m pipeline doctor --address auto
+  python -m pipeline submit --wait -- python -m pipeline doctor
 
 Each line is ok, a warning or broken, then what, how it is, and what would mend it. Exit code 1: something is broken."""
 

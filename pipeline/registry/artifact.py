@@ -81,15 +81,21 @@ def check_current(root: Path, artifact: Artifact) -> None:
     Raises:
         UserError: a stage would run; the message names it and what changed.
     """
+    from dvc.exceptions import DvcException
+
     with _opened(root, artifact.commit) as repo:
-        stages = repo.stage.collect(artifact.stage, with_deps=True)
+        try:
+            stages = repo.stage.collect(artifact.stage, with_deps=True)
+        except DvcException as error:
+            raise UserError(f"{artifact.commit[:10]}: dvc.yaml: {error}; mend it, and name another commit") from None
         made = {out.fs_path: out.hash_info for stage in stages for out in stage.outs}
         for stage in stages:
-            changed = "its command or its inputs' list" if stage.changed_stage() else next(_changes(stage, made), None)
+            changed = "its command" if stage.changed_stage() else next(_changes(stage, made), None)
+            name = getattr(stage, "name", stage.addressing)
             if changed is not None:
                 raise UserError(
                     f"{artifact.family}: dvc.lock of {artifact.commit[:10]} is not that of its code and parameters "
-                    f"(stage {stage.addressing}: {changed}); `dvc repro {artifact.stage}`, commit dvc.lock, and name "
+                    f"(stage {name}: {changed}); `dvc repro {artifact.stage}`, commit dvc.lock, and name "
                     "that commit"
                 )
 
@@ -114,17 +120,12 @@ def where(root: Path, artifact: Artifact) -> Stored:
     Raises:
         StorageFailed: the remote does not answer.
     """
-    from dvc_data.hashfile.status import status
-
     with _opened(root, None) as repo:
-        wanted = {_digest(artifact)}
-        here = status(repo.cache.local, wanted, cache_odb=repo.cache.local)
+        cached = _holds(repo.cache.local, artifact)
         if not _remote(repo):
-            return Stored(not here.missing, None)
+            return Stored(cached, None)
         with _answering(repo):
-            there = repo.cloud.get_remote_odb()
-            found = status(there, wanted, cache_odb=repo.cache.local)
-            return Stored(not here.missing, not found.missing)
+            return Stored(cached, _holds(repo.cloud.get_remote_odb(), artifact))
 
 
 def push(root: Path, artifact: Artifact) -> None:
@@ -133,8 +134,12 @@ def push(root: Path, artifact: Artifact) -> None:
     Raises:
         StorageFailed: the remote does not take them.
     """
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.transfer import transfer
+
     with _opened(root, None) as repo, _answering(repo):
-        result = repo.cloud.push({_digest(artifact)})
+        wanted, there = {HashInfo("md5", artifact.digest)}, repo.cloud.get_remote_odb()
+        result = transfer(repo.cache.local, there, wanted, cache_odb=repo.cache.local, shallow=False)
         if result.failed:
             raise StorageFailed(f"DVC remote {_remote(repo)}: {len(result.failed)} files were not taken; `dvc push`")
 
@@ -153,20 +158,30 @@ def config_of(root: Path, artifact: Artifact) -> dict[str, Any] | None:
         return None if found is None else dict(json.loads(found))
 
 
+def _holds(store: Any, artifact: Artifact) -> bool:
+    """Whether a store of DVC's has every file."""
+    listed = _listed(store, artifact)
+    return listed is not None and all(store.exists(digest) for digest in listed.values())
+
+
 def _read(store: Any, artifact: Artifact, name: str) -> bytes | None:
     """A file of the artifact; None where the store has not got it."""
+    listed = _listed(store, artifact)
+    if listed is None or name not in listed:
+        return None
     try:
-        listed = json.loads(store.fs.cat_file(store.oid_to_path(artifact.digest)))
-        digest = next(entry["md5"] for entry in listed if entry["relpath"] == name)
-        return bytes(store.fs.cat_file(store.oid_to_path(digest)))
-    except (FileNotFoundError, StopIteration):
+        return bytes(store.fs.cat_file(store.oid_to_path(listed[name])))
+    except FileNotFoundError:
         return None
 
 
-def _digest(artifact: Artifact) -> Any:
-    from dvc_data.hashfile.hash_info import HashInfo
-
-    return HashInfo("md5", artifact.digest)
+def _listed(store: Any, artifact: Artifact) -> dict[str, str] | None:
+    """Name of each file -> its digest; None where the store does not know the folder."""
+    try:
+        listed = json.loads(store.fs.cat_file(store.oid_to_path(artifact.digest)))
+    except FileNotFoundError:
+        return None
+    return {entry["relpath"]: entry["md5"] for entry in listed}
 
 
 def _remote(repo: Any) -> str | None:

@@ -13,10 +13,10 @@ def artifact_name(family: str) -> str:
     Raises:
         UserError: it cannot be one.
     """
-    from gto.constants import check_string_is_valid
+    from gto.constants import name_re
 
     name = family.replace("_", "-")
-    if not check_string_is_valid(name):
+    if not name_re.search(name):
         raise UserError(
             f"params.yaml: models.{family}: the registry takes names of letters, digits and _ that begin and end with "
             "a letter or digit; rename it"

@@ -119,7 +119,8 @@ class History:
         had = [SemVer(event.version) for event in self.events if event.version is not None]
         if not had:
             return "v1.0.0"
-        return str(max(had).bump(**{f"bump_{bump}": True}).version)
+        newest: Any = max(had)
+        return str(newest.bump(**{f"bump_{bump}": True}).version)
 
     @property
     def next_counter(self) -> int:
@@ -226,8 +227,8 @@ def known_stage(stage: str) -> str:
     Raises:
         UserError: GTO takes none of this name.
     """
-    from gto.constants import check_string_is_valid
+    from gto.constants import name_re
 
-    if not check_string_is_valid(stage):
+    if not name_re.search(stage):
         raise UserError(f"--stage {stage}: expected letters and digits, with - or _ between them")
     return stage
