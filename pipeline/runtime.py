@@ -149,8 +149,7 @@ def _show_token(address: str) -> None:
     Raises:
         ClusterFailed: it does not.
     """
-    import grpc
-    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.grpc_utils import grpc, init_grpc_channel
     from ray._private.services import canonicalize_bootstrap_address
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
