@@ -27,6 +27,11 @@ ANSWER_S = 10.0
 SETTLED_S = 3.0  # until Ray no longer watches a job that ended: it would take a new one of its id for that
 STOPPED_S = 90.0
 READY_S, NOT_READY = 60.0, "No available agent"  # a head that has just started answers before it takes jobs
+TALKATIVE = (  # they tell of each file and connection
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -99,10 +104,10 @@ class Cluster:
         self.access = access
         _knock(access)
         _bypass_proxy(access.address)
-        os.environ["RAY_AUTH_MODE"] = "disabled"  # of Ray in this process: the header below is all that it needs
         from ray.job_submission import JobSubmissionClient
 
-        logging.disable(logging.INFO)  # Ray tells of each file that it sends, and its loggers have levels of their own
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         headers = {"Authorization": f"Bearer {access.token}"}
         verify = os.environ.get("SSL_CERT_FILE") or True
         with self._answering():

@@ -14,53 +14,62 @@ import pytest
 from jobs_project import FAIL, WAIT, Submitter
 from ray_head import Head, ray_head
 
+from pipeline.__main__ import main
+
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Desk:
-    """Where the user sits: the project, and the address and token of a cluster."""
+    """Where the user sits: the project, and a cluster that the environment names."""
 
     submitter: Submitter
     head: Head
+    capsys: pytest.CaptureFixture[str]
 
-    def start(self, *arguments: str, token: str | None = None) -> "subprocess.Popen[str]":
-        env = {name: value for name, value in self.submitter.environment.items() if not name.startswith("VAE_")}
-        own = {"RAY_AUTH_TOKEN": token or self.head.token, "RAY_API_SERVER_ADDRESS": self.head.address}
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """What a command prints, without notes; it must end with `code`."""
+        self.capsys.readouterr()
+        ended = main(arguments)
+        out, err = self.capsys.readouterr()
+        assert ended == code, f"{arguments} ended with {ended}:\n{out}{err}"
+        told = [line for line in err.splitlines(keepends=True) if not line.startswith("note: ")]
+        return "".join([*told[:1], out, *told[1:]])
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """The same in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *arguments], cwd=self.submitter.project.path, text=True,
-            env={**env, **own, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "pipeline", *arguments], text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-
-    def run(self, *arguments: str, code: int = 0, token: str | None = None) -> str:
-        process = self.start(*arguments, token=token)
-        printed, _ = process.communicate(timeout=120)
-        assert process.returncode == code, f"{arguments} ended with {process.returncode}:\n{printed}"
-        return "".join(line for line in printed.splitlines(keepends=True) if not line.startswith("note: "))
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, params_text: str) -> Iterator[Desk]:
+def place(tmp_path_factory: pytest.TempPathFactory, params_text: str) -> Iterator[tuple[Submitter, Head]]:
     submitter = Submitter.make(tmp_path_factory.mktemp("jobs"), params_text)
     with ray_head(submitter.environment) as head:
-        yield Desk(submitter, head)
+        yield submitter, head
+
+
+@pytest.fixture
+def desk(place: tuple[Submitter, Head], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
+    submitter, head = place
+    monkeypatch.chdir(submitter.project.path)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.address)
+    return Desk(submitter, head, capsys)
 
 
 def test_a_job_brings_its_experiment_home_and_is_not_done_twice(desk: Desk) -> None:
     submit = ("submit", "--compute", "workers=2", "--wait", "--", "dvc", "exp", "run", "-S", "train.epochs=4")
     printed = desk.run(*submit)
-    lines = printed.splitlines()
     id = re.findall(r"^(exp-[0-9a-f]{12}-[0-9a-f]{8}) submitted to", printed, re.MULTILINE)[0]
-    assert lines[-3:] == [
-        f"{id} succeeded; its results at home:", f"dvc exp pull origin {id}", "dvc exp show"
-    ]  # fmt: skip
+    assert printed.endswith(f"dvc exp pull origin {id}\ndvc exp show\n{id} succeeded; its results at home:\n")
     assert desk.submitter.project.ran() == ["shard", "train"]
-    desk.submitter.project.dvc(*lines[-2].split()[1:])
-    assert desk.submitter.project.shown("-n", "1")[id]["train.epochs"] == "4"
-    again = desk.run(*submit).splitlines()
-    assert again[0] == f"{id} has succeeded already; nothing was submitted"
-    assert again[-2:] == lines[-2:]
+    assert desk.submitter.shown(id)["train.epochs"] == "4"
+    again = desk.run(*submit)
+    assert again.startswith(f"{id} has succeeded already; nothing was submitted\n")
+    assert f"\ndvc exp pull origin {id}\ndvc exp show\n" in again
     assert desk.submitter.project.ran() == []
     assert desk.head.token not in printed
     assert f"{id}  succeeded  0 " in desk.run("jobs", "ls")
@@ -89,9 +98,10 @@ def test_the_code_of_a_stage_that_fails_comes_back_and_the_job_is_started_again(
     assert desk.submitter.project.ran() == ["train"]
 
 
-def test_a_wrong_token_is_refused_in_one_line(desk: Desk) -> None:
+def test_a_wrong_token_is_refused_in_one_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
     for command in (("submit", "--", "dvc", "repro"), ("jobs", "ls")):
-        printed = desk.run(*command, code=6, token="wrong" * 8)
+        printed = desk.run(*command, code=6)
         assert re.fullmatch(
             rf"error: {desk.head.address}: the cluster refuses the token \(HTTP 40[13]\); .*\n", printed
         )
@@ -117,7 +127,8 @@ def test_a_job_runs_on_after_ctrl_c_and_can_be_followed_and_stopped(desk: Desk) 
     assert stopped == f"{id} stopped; the same submission goes on from there\n"
     assert not _sleeping(desk.submitter.clone_of(id))
     printed = desk.run("jobs", "logs", "-f", id, code=143)
-    assert printed.splitlines()[-1] == f"error: {id} was stopped; the same submission goes on from there"
+    assert f"error: {id} was stopped; the same submission goes on from there\n" in printed
+    assert "job: stopped; what was done is kept" in printed
     assert f"error: {id}: stopped already, so there is nothing to stop\n" == desk.run("jobs", "stop", id, code=1)
 
 
