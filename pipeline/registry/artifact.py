@@ -66,6 +66,8 @@ def artifact_in(root: Path, family: str, commit: str) -> Artifact:
             if out["path"] == path:
                 data = next((dep["md5"] for dep in entry.get("deps", ()) if dep["path"] == SHARDS), None)
                 return Artifact(family, commit, stage, out["md5"], out.get("size", 0), out.get("nfiles", 1), data)
+    if inside := git(root, "rev-parse", "--show-prefix"):
+        raise UserError(f"the project is in {inside} of its repository; the registry needs it at the top")
     raise UserError(
         f"{family}: {commit[:10]} holds no {path} in its dvc.lock; `dvc repro export@{family}`, commit "
         "dvc.lock, and name that commit"

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -407,24 +408,28 @@ def two_nodes() -> Iterator[tuple[str, str]]:
         process.communicate("")
 
 
-def examined(folder: Path, address: str, *, token: str, storage: str, code: int) -> list[Finding]:
-    """What `doctor` finds of Ray and its nodes."""
-    text = (ROOT / "params.yaml").read_text().replace("storage: .runs", f"storage: {storage}")
-    (folder / "params.yaml").write_text(text)
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, folder)
-    tiny = TinyProject(folder, folder.parent / "ran")
-    printed = tiny.run(sys.executable, "-m", "pipeline", "doctor", "--address", address, "--json", code=code,
-                       RAY_AUTH_TOKEN=token, RAY_AUTH_MODE="token")  # fmt: skip
-    assert token not in printed
-    found = [Finding(**each) for each in json.loads(f"{printed.rpartition(']')[0]}]")]
-    return [each for each in found if each.what.startswith(("Ray", "node "))]
+@pytest.fixture
+def examined(tiny: TinyProject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Finding]]:
+    """What is found of Ray and its nodes, with a token and a folder as compute.storage."""
+
+    def examined(address: str, *, token: str = HASH, storage: str = ".runs") -> list[Finding]:
+        text = (ROOT / "params.yaml").read_text().replace("storage: .runs", f"storage: {storage}")
+        (tiny.path / "params.yaml").write_text(text)
+        for name in ("pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, tiny.path)
+        for name, value in {"RAY_AUTH_TOKEN": token, "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}.items():
+            monkeypatch.setenv(name, value)
+        return list(cluster.look(tiny.path, address))
+
+    return examined
 
 
-def test_every_node_is_asked(two_nodes: tuple[str, str], tiny: TinyProject, tmp_path: Path) -> None:
+def test_every_node_is_asked(
+    two_nodes: tuple[str, str], examined: Callable[..., list[Finding]], tiny: TinyProject, tmp_path: Path
+) -> None:
     (tmp_path / "remote").mkdir()
     configure(tiny, remote(str(tmp_path / "remote")))
-    ray, *nodes = examined(tiny.path, two_nodes[0], token=HASH, storage=str(tmp_path / "runs"), code=0)
+    ray, *nodes = examined(two_nodes[0], storage=str(tmp_path / "runs"))
     assert ray.told.endswith(f": 2 nodes at {two_nodes[0]}, token accepted")
     assert [each.level for each in nodes if " (head)" in each.what] != []
     assert len({each.what for each in nodes if each.level == "ok"}) == 2
@@ -435,19 +440,22 @@ def test_every_node_is_asked(two_nodes: tuple[str, str], tiny: TinyProject, tmp_
 
 
 def test_storage_that_nodes_cannot_write_is_told_of_each(
-    two_nodes: tuple[str, str], tiny: TinyProject, tmp_path: Path
+    two_nodes: tuple[str, str], examined: Callable[..., list[Finding]], tmp_path: Path
 ) -> None:
     (tmp_path / "runs").mkdir()
     with mounted(tmp_path / "runs", "ro"):
-        found = examined(tiny.path, two_nodes[0], token=HASH, storage=str(tmp_path / "runs"), code=1)
+        found = examined(two_nodes[0], storage=str(tmp_path / "runs"))
     ailing = [each for each in found if each.level == "broken"]
     assert [each.what.endswith(": compute.storage") for each in ailing] == [True, True]
     assert all("Read-only file system" in each.told for each in ailing)
 
 
-def test_a_wrong_token_is_refused_at_both_doors(two_nodes: tuple[str, str], tiny: TinyProject) -> None:
+def test_a_wrong_token_is_refused_at_both_doors(
+    two_nodes: tuple[str, str], examined: Callable[..., list[Finding]]
+) -> None:
+    wrong = secrets.token_hex(32)
     for address in two_nodes:
-        found = only(examined(tiny.path, address, token=secrets.token_hex(32), storage=".runs", code=1))
+        found = only(examined(address, token=wrong))
         assert (found.level, "refuses this token" in found.told) == ("broken", True), found
-    found = only(examined(tiny.path, two_nodes[1], token=HASH, storage=".runs", code=0))
-    assert found.told.startswith("2.60.0 at http://127.0.0.1:")
+        assert wrong not in str(found)
+    assert only(examined(two_nodes[1])).told.startswith(f"{metadata.version('ray')} at http://127.0.0.1:")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -412,9 +411,11 @@ def test_the_section_artifacts_disturbs_no_run(project: RegistryProject) -> None
 
 
 def test_a_project_inside_a_repository_is_refused(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    tiny = TinyProject.make(tmp_path / "inside", tmp_path)
-    with pytest.raises(UserError, match=r"holds no artifacts/vae in its dvc\.lock"):
+    (tmp_path / "inside").mkdir()
+    tiny = TinyProject(tmp_path / "inside", tmp_path / "ran")
+    tiny.git("init", "-q", str(tmp_path))
+    tiny.git("-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-q", "--allow-empty", "-m", "m")
+    with pytest.raises(UserError, match=r"^the project is in inside/ of its repository; the registry needs it at the"):
         promote(tiny.path, "vae", "HEAD", message="m")
 
 
