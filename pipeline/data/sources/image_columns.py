@@ -62,7 +62,8 @@ def encoded_lengths(column: pa.Array) -> NDArray[np.int64]:
     if types.is_dictionary(inside.type):
         known = encoded_lengths(inside.dictionary)
         places = inside.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return np.append(known, 0)[places].astype(np.int64)
+        found: NDArray[np.int64] = np.append(known, 0)[places].astype(np.int64)
+        return found
     if types.is_binary_view(inside.type) or types.is_string_view(inside.type):
         inside = inside.cast(pa.large_binary())
     lengths: NDArray[np.int64] = pc.fill_null(pc.binary_length(inside), 0).to_numpy(zero_copy_only=False)
