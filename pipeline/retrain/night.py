@@ -11,7 +11,6 @@ from pipeline.config import Params, fingerprint
 from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.registry.git import GitFailed, git
-from pipeline.registry.promotion import check_clean
 from pipeline.retrain import promotion, report
 from pipeline.retrain.clone import PLACE, Clone, cloned
 from pipeline.retrain.data_gate import gated
@@ -81,7 +80,8 @@ def _check_place(home: Path) -> None:
 
 
 def _night(home: Path, params: Params, options: Options) -> int:
-    check_clean(home)
+    if changed := promotion.changes(home):
+        raise UserError(f"{changed[0]}: changed since HEAD; commit or stash it, a retraining begins with a commit")
     head, branch = git(home, "rev-parse", "HEAD"), promotion.checked_out(home)
     sources = look(home, params, options.families)
     say(sources.said())
@@ -120,7 +120,7 @@ def _decided(clone: Clone, params: Params, options: Options, checked: Report) ->
     if not options.dry_run:
         challenge.show(clone)
     decided = replace(checked, verdicts=tuple(challenge.judged(clone, params, options.families, brought)))
-    if not decided.promoted:
+    if not decided.promoted or options.dry_run:
         return decided
     return replace(decided, commit=promotion.commit_results(clone, decided, experiment))
 

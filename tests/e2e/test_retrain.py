@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 from pipeline.registry.versions import champion
 
 RETRAIN = ("python", "-m", "pipeline", "retrain")
+LIMIT_S = 1500  # of one night on a busy machine
 SOURCE = "incoming/images.npz"
 VALUES = {
     "data.source": {"kind": "npz", "path": SOURCE, "labels": "labels"},
@@ -46,6 +47,26 @@ class Nights:
     project: Project
     origin: Path
 
+    @classmethod
+    def make(cls, folder: Path) -> "Nights":
+        """After the first `dvc repro`, committed and pushed; nothing is in the registry."""
+        project = copy_project(folder / "project")
+        nights = cls(project, folder / "origin.git")
+        project.set(**{key.replace(".", "__"): value for key, value in VALUES.items()})
+        with (project.path / ".gitignore").open("a") as ignored:
+            ignored.write("/incoming/\n")
+        nights.bring(slice(900))
+        project.stage("deps")
+        project.run("dvc", "remote", "add", "-q", "-d", "store", "../store")
+        commit(project, "a source of our own")
+        nights.run("dvc", "repro")
+        commit(project, "results")
+        project.run("dvc", "push", "-q")
+        nights.git("init", "-q", "--bare", "-b", "main", str(nights.origin))
+        nights.git("remote", "add", "origin", str(nights.origin))
+        nights.git("push", "-q", "-u", "origin", "main")
+        return nights
+
     def git(self, *arguments: str) -> str:
         return self.project.run("git", *arguments).strip()
 
@@ -56,7 +77,13 @@ class Nights:
         np.savez(path, images=images[rows], labels=LABELS[rows])
 
     def retrain(self, *options: str, code: int) -> str:
-        return self.project.run(*RETRAIN, *options, code=code)
+        return self.run(*RETRAIN, *options, code=code)
+
+    def run(self, *command: str, code: int = 0) -> str:
+        running = self.project.start(*command)
+        printed, _ = running.communicate(timeout=LIMIT_S)
+        assert running.returncode == code, f"ended with {running.returncode}:\n{printed}"
+        return printed
 
     def state(self) -> dict[str, object]:
         """What must not change unless a model is promoted."""
@@ -90,24 +117,7 @@ class Nights:
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
-    """After the first `dvc repro`, committed and pushed; nothing is in the registry."""
-    folder = tmp_path_factory.mktemp("five nights")
-    project = copy_project(folder / "project")
-    nights = Nights(project, folder / "origin.git")
-    project.set(**{key.replace(".", "__"): value for key, value in VALUES.items()})
-    with (project.path / ".gitignore").open("a") as ignored:
-        ignored.write("/incoming/\n")
-    nights.bring(slice(900))
-    project.stage("deps")
-    project.run("dvc", "remote", "add", "-q", "-d", "store", "../store")
-    commit(project, "a source of our own")
-    project.run("dvc", "repro")
-    commit(project, "results")
-    project.run("dvc", "push", "-q")
-    nights.git("init", "-q", "--bare", "-b", "main", str(nights.origin))
-    nights.git("remote", "add", "origin", str(nights.origin))
-    nights.git("push", "-q", "-u", "origin", "main")
-    return nights
+    return Nights.make(tmp_path_factory.mktemp("five nights"))
 
 
 def unchanged(nights: Nights, before: dict[str, object], *, source: bool = True) -> None:
