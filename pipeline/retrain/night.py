@@ -12,14 +12,14 @@ from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.registry.git import GitFailed, git
 from pipeline.retrain import promotion, report
+from pipeline.retrain.alone import alone
 from pipeline.retrain.clone import PLACE, Clone, cloned
 from pipeline.retrain.data_gate import gated
 from pipeline.retrain.report import MARKDOWN, Report
 from pipeline.retrain.sources import look
-from pipeline.train.lock import exclusive
 
 PROMOTED, KEPT, NOTHING_NEW = 0, 10, 11
-ALONE = PLACE / "alone"  # the folder with the lock
+LOCK = PLACE / "lock"
 OUT = Path(".runs/retrain")
 
 
@@ -58,7 +58,7 @@ def retrain(home: Path, params: Params, options: Options) -> int:
         UserError: anything else. Then, and whenever this process is killed, everything is as it was.
     """
     _check_place(home)
-    with exclusive(home / ALONE, wait_s=options.wait_s):
+    with alone(home / LOCK, wait_s=options.wait_s):
         if options.dry_run and (home / promotion.JOURNAL).exists():
             raise UserError("a promotion was broken off; run once without --dry-run, which finishes it")
         if finished := promotion.finish(home):
