@@ -49,16 +49,17 @@ def dvc(folder: Path, *arguments: str, env: Mapping[str, str]) -> list[str]:
         command, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", preexec_fn=_end_with_parent(),
     )  # fmt: skip
-    try:
-        lines = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip("\n"))
-            say(lines[-1])
-        process.wait()
-    except BaseException:
-        end(psutil.Process(process.pid))
-        raise
+    assert process.stdout is not None
+    lines = []
+    with process.stdout:
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip("\n"))
+                say(lines[-1])
+            process.wait()
+        except BaseException:
+            end(process.pid)
+            raise
     if process.returncode:
         raise _failed(" ".join(("dvc", *arguments)), lines)
     return lines
@@ -83,9 +84,10 @@ def _end_with_parent() -> Callable[[], None] | None:
     return lambda: prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def end(dvc: psutil.Process) -> None:
+def end(pid: int) -> None:
     """End DVC; its stage ends with it, in order, and what is left after a while by force."""
     try:
+        dvc = psutil.Process(pid)
         there = [dvc, *dvc.children(recursive=True)]
     except psutil.NoSuchProcess:
         return

@@ -59,7 +59,6 @@ class Clone:
 
     def go_to(self, commit: str) -> None:
         """Check a commit out, and what DVC keeps of it."""
-        self.git("fetch", "--quiet", "--no-tags", str(self.home), commit)
         self.git("checkout", "--quiet", "--force", "--detach", commit)
         self.dvc("pull" if self.remote else "checkout", "--quiet", "--force", "--allow-missing")
 

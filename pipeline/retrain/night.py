@@ -11,16 +11,15 @@ from pipeline.config import Params, fingerprint
 from pipeline.errors import UserError
 from pipeline.git import GitFailed, git
 from pipeline.progress import say
-from pipeline.registry.promotion import check_clean
 from pipeline.retrain import promotion, report
+from pipeline.retrain.alone import alone
 from pipeline.retrain.clone import PLACE, Clone, cloned
 from pipeline.retrain.data_gate import gated
 from pipeline.retrain.report import MARKDOWN, Report
 from pipeline.retrain.sources import look
-from pipeline.train.lock import exclusive
 
 PROMOTED, KEPT, NOTHING_NEW = 0, 10, 11
-ALONE = PLACE / "alone"  # the folder with the lock
+LOCK = PLACE / "lock"
 OUT = Path(".runs/retrain")
 
 
@@ -59,7 +58,7 @@ def retrain(home: Path, params: Params, options: Options) -> int:
         UserError: anything else. Then, and whenever this process is killed, everything is as it was.
     """
     _check_place(home)
-    with exclusive(home / ALONE, wait_s=options.wait_s):
+    with alone(home / LOCK, wait_s=options.wait_s):
         if options.dry_run and (home / promotion.JOURNAL).exists():
             raise UserError("a promotion was broken off; run once without --dry-run, which finishes it")
         if finished := promotion.finish(home):
@@ -81,7 +80,8 @@ def _check_place(home: Path) -> None:
 
 
 def _night(home: Path, params: Params, options: Options) -> int:
-    check_clean(home)
+    if changed := promotion.changes(home):
+        raise UserError(f"{changed[0]}: changed since HEAD; commit or stash it, a retraining begins with a commit")
     head, branch = git(home, "rev-parse", "HEAD"), promotion.checked_out(home)
     sources = look(home, params, options.families)
     say(sources.said())
@@ -120,7 +120,7 @@ def _decided(clone: Clone, params: Params, options: Options, checked: Report) ->
     if not options.dry_run:
         challenge.show(clone)
     decided = replace(checked, verdicts=tuple(challenge.judged(clone, params, options.families, brought)))
-    if not decided.promoted:
+    if not decided.promoted or options.dry_run:
         return decided
     return replace(decided, commit=promotion.commit_results(clone, decided, experiment))
 

@@ -12,7 +12,6 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.git import GitFailed, git
 from pipeline.progress import say
-from pipeline.registry.promotion import check_clean
 from pipeline.registry.promotion import promote as register
 from pipeline.retrain import child
 from pipeline.retrain.clone import PLACE, Clone
@@ -198,12 +197,18 @@ def _advance(home: Path, journal: Journal) -> str:
 def _forwarded(home: Path, journal: Journal) -> bool:
     if checked_out(home) != journal.branch or journal.branch is None or git(home, "rev-parse", "HEAD") != journal.head:
         return False
+    if changes(home):
+        return False
     try:
-        check_clean(home)
         git(home, "merge", "--quiet", "--ff-only", journal.commit)
-    except UserError:  # a file of the user's is where the commit has one
+    except GitFailed:  # a file of the user's is where the commit has one
         return False
     return True
+
+
+def changes(home: Path) -> list[str]:
+    """The tracked files that are not as HEAD has them."""
+    return [line[3:] for line in git(home, "status", "--porcelain", "--untracked-files=no").splitlines()]
 
 
 def checked_out(home: Path) -> str | None:

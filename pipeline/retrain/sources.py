@@ -1,5 +1,6 @@
 """Whether there are new data: what the sources hold now, and what dvc.lock says that they held."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,14 +72,15 @@ def look(root: Path, params: Params, families: Sequence[str]) -> Sources:
     before = {dep["path"]: dep.get("md5", "") for dep in lock.entries.get(INGEST, {}).get("deps", ())}
     try:
         with Repo(str(root)) as repo:
-            deps = {dep.def_path: dep for dep in repo.stage.load_one("dvc.yaml", INGEST).deps}
-            if missing := [path for path in wanted if path not in deps]:
+            deps = {dep.fs_path: dep for dep in repo.stage.load_one(str(root / "dvc.yaml"), INGEST).deps}
+            found = {path: deps.get(os.path.normpath(root / path)) for path in wanted}
+            if missing := [path for path, dep in found.items() if dep is None]:
                 raise UserError(
                     f"dvc.yaml: the stage ingest does not depend on {', '.join(missing)}, so nobody would see new "
                     "data there; run `python -m pipeline deps`"
                 )
-            kept = {path: found for path in wanted if (found := _kept(repo, root / path))}
-            now = {path: _digest(path, deps[path], kept.get(path)) for path in wanted}
+            kept = {path: digest for path in wanted if (digest := _kept(repo, root / path))}
+            now = {path: _digest(path, dep, kept.get(path)) for path, dep in found.items()}
     except (DvcException, OSError) as error:
         raise UserError(f"data.source: {str(error).strip().splitlines()[0]}") from None
     return Sources(now, before, frozenset(kept), tuple(f for f in families if _is_behind(lock, f)))

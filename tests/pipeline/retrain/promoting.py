@@ -75,9 +75,10 @@ class Promoting:
         count = shim.parent / "count"
         count.unlink(missing_ok=True)
         git = subprocess.run(["which", "git"], capture_output=True, text=True, check=True).stdout.strip()
-        env = {"PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}", "REAL_GIT": git, "COUNT": str(count)}
+        env = environment() | {"KILL": kill}
+        env |= {"PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}", "REAL_GIT": git, "COUNT": str(count)}
         process = subprocess.run(
-            [sys.executable, "-c", FINISH], cwd=self.project.path, env=environment() | env | {"KILL": kill}, check=False,
+            [sys.executable, "-c", FINISH], cwd=self.project.path, env=env, check=False,
             capture_output=True, timeout=120,
         )  # fmt: skip
         return process.returncode == -9
