@@ -147,15 +147,13 @@ def _show_token(address: str) -> None:
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
     from ray._private.services import canonicalize_bootstrap_address
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     place = None if "://" in address else canonicalize_bootstrap_address(address)
     if place is None:
         return
     with init_grpc_channel(place) as channel:
         try:
-            ask = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
-            ask(gcs_service_pb2.GetClusterIdRequest(), timeout=KNOCK_S)
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=KNOCK_S)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 raise _refused(address) from None
