@@ -144,7 +144,7 @@ def _show_token(address: str) -> None:
     Raises:
         ClusterFailed: it does not.
     """
-    import grpc
+    import grpc  # type: ignore[import-untyped]
     from ray._private.grpc_utils import init_grpc_channel
     from ray._private.services import canonicalize_bootstrap_address
 
