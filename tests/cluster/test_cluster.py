@@ -4,13 +4,12 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import HOME, ROOT, listening, wait_for
+from machines import HOME, ROOT, wait_for
 from rig import CLUSTER_FILE, FAMILY, USER, Rig
 from ruamel.yaml import YAML
 
@@ -20,21 +19,6 @@ EVALUATED = f"evaluate@{FAMILY}"
 STORAGE = "storage=s3://runs/here"
 REMEDY = "copy that of the cluster to ~/.ray/auth_token (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
 RUN = ("dvc", "exp", "run")
-
-
-@contextmanager
-def dashboard(rig: Rig) -> Iterator[None]:
-    """The head's dashboard at port 8265 of the laptop, as `ray dashboard` brings it there."""
-    tunnel = subprocess.Popen(
-        rig.laptop.command("ray", "dashboard", CLUSTER_FILE, at="project", env={"RAY_AUTH_MODE": "token"}),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: 8265 in listening(rig.laptop.pid), "the tunnel")
-        yield
-    finally:
-        tunnel.terminate()
-        print(tunnel.communicate()[0])
 
 
 def submit(
@@ -89,8 +73,7 @@ def test_a_job_on_two_nodes_gives_what_the_same_run_gives_at_home(rig: Rig) -> N
         rig.laptop.command(*RUN, "-n", "at-home", EVALUATED, at="project", env=USER), text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    with dashboard(rig):
-        printed = submit(rig, *RUN, "-n", "far-away", EVALUATED, compute=("workers=2", STORAGE))
+    printed = submit(rig, *RUN, "-n", "far-away", EVALUATED, compute=("workers=2", STORAGE))
     assert f"train {FAMILY}: 2 workers on the CPU with 1 thread each" in printed
     said, _ = here.communicate(timeout=300)
     assert here.returncode == 0, said
@@ -127,13 +110,12 @@ def test_a_job_outlives_one_of_its_nodes(rig: Rig) -> None:
     long = (*RUN, "-n", "outlived", "-S", "train.epochs=30", f"train@{FAMILY}")
     words = ("python", "-m", "pipeline", "submit", "--wait", "--compute", "workers=[1,2]", STORAGE, "--", *long)
     before = folders(rig)
-    with dashboard(rig):
-        running = subprocess.Popen(rig.laptop.command(*words, at="project", env=USER), stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-        wait_for(lambda: any(len(checkpoints(one)) > 1 for one in folders(rig) - before), "training", seconds=120)
-        rig.workers[1].stop()
-        killed = time.monotonic()
-        printed, _ = running.communicate(timeout=300)
+    running = subprocess.Popen(rig.laptop.command(*words, at="project", env=USER), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    wait_for(lambda: any(len(checkpoints(one)) > 1 for one in folders(rig) - before), "training", seconds=120)
+    rig.workers[1].stop()
+    killed = time.monotonic()
+    printed, _ = running.communicate(timeout=300)
     assert running.returncode == 0, printed
     assert re.search(rf"train {FAMILY}: rank \d: .*; attempt 2 of 4 from step \d+", printed), printed
     assert re.search(rf"train {FAMILY}: goes on with 1 worker from step \d+", printed), printed
