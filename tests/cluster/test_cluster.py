@@ -85,23 +85,24 @@ def test_a_job_on_two_nodes_gives_what_the_same_run_gives_at_home(rig: Rig) -> N
     print(f"{time.monotonic() - start:.0f} s, -ELBO at home {neg_elbo(near)}, on the cluster {neg_elbo(far)}")
 
 
-def test_a_wrong_token_is_refused(rig: Rig) -> None:
+def test_the_job_service_refuses_who_has_no_token_or_a_wrong_one(rig: Rig) -> None:
     assert rig.ask("api/jobs/", None) == "HTTP 401"
-    assert rig.ask("api/jobs/", "0" * 64) == "HTTP 401"
+    assert rig.ask("api/jobs/", "0" * 64) == "HTTP 403"
+    told = rig.at_home("python", "-m", "pipeline", "jobs", "ls", code=6, env={"RAY_AUTH_TOKEN": "0" * 64})
+    assert told.startswith("error: http://127.0.0.1:8265: ")
+    assert len(told.splitlines()) == 1
 
 
 def test_a_driver_with_a_wrong_token_or_without_one_says_so_in_one_line(rig: Rig) -> None:
-    """On the head, in a clone, as a stage of a job would; the figures are those of the job before."""
-    rig.head.run("git", "clone", "-q", f"git://{rig.network.address}/project.git", "clone")
-    rig.head.run("python", "-m", "dvc", "pull", "-q", "data/shards", at="clone", code=None)
-    here = json.dumps({"address": "auto", "workers": 2, "storage": "s3://runs/wrong"})
+    here = {"workers": 2, "storage": "s3://runs/wrong"}
     for given, told in (
-        ({"RAY_AUTH_TOKEN": "0" * 64}, "auto refuses this token"),
-        ({"RAY_AUTH_TOKEN_PATH": "/no/such"}, "auto asks for a token, there is none"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "refuses this token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/no/such"}, "asks for a token, there is none"),
     ):
-        env = {"PIPELINE_COMPUTE": here, "RAY_ADDRESS": f"{rig.head.address}:6379", **given}
-        printed = rig.head.run("python", "-m", "pipeline", "train", "--family", FAMILY, at="clone", code=6, env=env)
-        assert printed.splitlines()[-1] == f"error: params.yaml: compute.address: {told}; {REMEDY}"
+        address = f"{rig.head.address}:6379"
+        env = {"PIPELINE_COMPUTE": json.dumps({"address": address, **here}), **given}
+        printed = rig.at_home("python", "-m", "pipeline", "train", "--family", FAMILY, code=6, env=env)
+        assert printed.splitlines()[-1] == f"error: params.yaml: compute.address: {address} {told}; {REMEDY}"
         assert "Traceback" not in printed
 
 
