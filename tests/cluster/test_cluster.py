@@ -109,11 +109,24 @@ def test_a_driver_with_a_wrong_token_or_without_one_says_so_in_one_line(rig: Rig
 def test_a_job_outlives_one_of_its_nodes(rig: Rig) -> None:
     start = time.monotonic()
     long = (*RUN, "-n", "outlived", "-S", "train.epochs=30", f"train@{FAMILY}")
-    words = ("python", "-m", "pipeline", "submit", "--wait", "--compute", "workers=[1,2]", STORAGE, "--", *long)
+    words = (
+        "python",
+        "-m",
+        "pipeline",
+        "submit",
+        "--wait",
+        "--ref",
+        "HEAD",
+        "--compute",
+        "workers=[1,2]",
+        STORAGE,
+        "--",
+        *long,
+    )
     before = folders(rig)
     running = subprocess.Popen(rig.laptop.command(*words, at="project", env=USER), stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    wait_for(lambda: any(len(checkpoints(one)) > 1 for one in folders(rig) - before), "training", seconds=120)
+    wait_for(lambda: running.poll() is not None or any(map(trains, folders(rig) - before)), "training", seconds=240)
     rig.workers[1].stop()
     killed = time.monotonic()
     printed, _ = running.communicate(timeout=300)
@@ -130,8 +143,8 @@ def folders(rig: Rig) -> set[Path]:
     return set((rig.store / "runs/here").glob(f"{FAMILY}-*"))
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    return list(folder.glob("checkpoints/step-*"))
+def trains(folder: Path) -> bool:
+    return len(list(folder.glob("checkpoints/step-*"))) > 1
 
 
 def test_ray_down_leaves_nothing_running(rig: Rig) -> None:
