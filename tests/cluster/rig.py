@@ -19,7 +19,9 @@ CLUSTER_FILE = "../cluster.yaml"
 USER = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 FILES = {  # of every home
     ".gitconfig": "[user]\nname = A User\nemail = user@example.org\n",
-    ".bashrc": "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=8\n",  # how long a lost node is waited for
+    ".bashrc": (  # how long a lost node is waited for, and a head
+        "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=8 RAY_gcs_rpc_server_reconnect_timeout_s=20\n"
+    ),
     ".aws/config": f"[default]\nregion = us-east-1\nendpoint_url = http://{Network.address}:{STORE_PORT}\n",
     ".aws/credentials": f"[default]\naws_access_key_id = {ID}\naws_secret_access_key = {SECRET}\n",
 }
