@@ -6,7 +6,12 @@ trap 'rm -rf "$work"' EXIT
 git clone --quiet "$PIPELINE_ORIGIN" "$work"
 cd "$work"
 git checkout --quiet "$PIPELINE_REF"
-"$@"
+code=0
+"$@" || code=$?
+case $code in
+  0 | 10 | 11) ;; # retraining: the champion is kept, nothing is new
+  *) exit "$code" ;;
+esac
 names=$(dvc exp list --name-only)
 if [ -n "$names" ]; then
   dvc push --quiet

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -125,10 +124,9 @@ class Machine:
 
     def stop(self) -> None:
         """Cut its power: every process ends at once."""
-        with suppress(ProcessLookupError):
+        if self._outer.poll() is None:  # else its number may be another's by now
             os.kill(self.pid, signal.SIGKILL)
-        self._outer.kill()
-        self._outer.wait()
+            self._outer.wait()
 
     def command(self, *command: str, at: str = "", env: Mapping[str, str] | None = None) -> list[str]:
         """What runs a command there, in a folder below the home, with nothing of this process's environment."""

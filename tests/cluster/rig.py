@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_project import Project, commit, copy_project, set_params
-from machines import ENVIRONMENT, Machine, Network, make_key, wait_for
+from machines import ENVIRONMENT, Machine, Network, listening, make_key, wait_for
 from s3_server import ID, SECRET, rclone
 
 STORE_PORT, GIT_PORT = 9000, 9418
@@ -19,7 +19,9 @@ CLUSTER_FILE = "../cluster.yaml"
 USER = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 FILES = {  # of every home
     ".gitconfig": "[user]\nname = A User\nemail = user@example.org\n",
-    ".bashrc": "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=8\n",  # how long a lost node is waited for
+    ".bashrc": (  # how long a lost node is waited for, and a head
+        "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=8 RAY_gcs_rpc_server_reconnect_timeout_s=20\n"
+    ),
     ".aws/config": f"[default]\nregion = us-east-1\nendpoint_url = http://{Network.address}:{STORE_PORT}\n",
     ".aws/credentials": f"[default]\naws_access_key_id = {ID}\naws_secret_access_key = {SECRET}\n",
 }
@@ -81,6 +83,8 @@ def raised(folder: Path) -> Iterator[Rig]:
         laptop, head, *workers = _machines(stack, network, folder, token)
         rig = Rig(network, laptop, head, workers, project, store, token, "")
         printed = _up(rig)
+        stack.callback(_tunnel(rig).wait)
+        stack.callback(laptop.stop)
         yield Rig(network, laptop, head, workers, project, store, token, printed)
 
 
@@ -145,6 +149,15 @@ def _up(rig: Rig) -> str:
     printed = rig.at_home("ray", "up", "--yes", "--no-config-cache", CLUSTER_FILE, seconds=300)
     wait_for(lambda: len(rig.nodes()) == 1 + len(rig.workers), "both workers", lambda: _logs(rig.head), 240, 2)
     return printed
+
+
+def _tunnel(rig: Rig) -> "subprocess.Popen[bytes]":
+    """The head's dashboard at port 8265 of the laptop, which nobody reaches otherwise, until the laptop is off."""
+    command = rig.laptop.command("ray", "dashboard", CLUSTER_FILE, at="project", env=USER)
+    with (rig.laptop.folder / "tunnel").open("w") as log:
+        tunnel = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    wait_for(lambda: 8265 in listening(rig.laptop.pid), "the tunnel")
+    return tunnel
 
 
 def _logs(machine: Machine) -> str:
