@@ -78,6 +78,7 @@ def _experiment(jobs: Sequence[Job], compute: ComputeConfig, scheduler: Any, fig
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that died is told of in one line, by us
+    keep_secrets()
     gpus, several = _gpus(compute), compute.trial_workers > 1
     with tempfile.TemporaryDirectory(prefix="vae-tune-") as ray_storage:  # Ray's own state, which nobody reads
         tuner = tune.Tuner(
@@ -100,6 +101,17 @@ def _experiment(jobs: Sequence[Job], compute: ComputeConfig, scheduler: Any, fig
         except (ray.exceptions.RayError, tune.TuneError) as error:
             failure = failures.of_run(error)
             raise ClusterFailed(f"Ray Tune ended: {failure.what}; {_kept(compute)}; {failures.AGAIN}") from error
+
+
+def keep_secrets() -> None:
+    """Let Ray Tune send no password of this process to its trials: on their nodes Ray writes it to a log for all to read.
+
+    Trials have the environment that Ray was started with, on a node as here.
+    """
+    from ray.tune.execution import class_cache
+
+    names = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(names)
 
 
 def _trial(config: dict[str, Any]) -> None:
