@@ -18,13 +18,14 @@ pytestmark = pytest.mark.cluster
 EVALUATED = f"evaluate@{FAMILY}"
 STORAGE = "storage=s3://runs/here"
 REMEDY = "copy that of the cluster to ~/.ray/auth_token (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
+SUBMIT = ("python", "-m", "pipeline", "submit", "--wait", "--ref", "HEAD")  # beside a run that changes the checkout
 RUN = ("dvc", "exp", "run")
 
 
 def submit(
     rig: Rig, *command: str, compute: tuple[str, ...], code: int = 0, env: Mapping[str, str] | None = None
 ) -> str:
-    return rig.at_home("python", "-m", "pipeline", "submit", "--wait", "--compute", *compute, "--", *command,
+    return rig.at_home(*SUBMIT, "--compute", *compute, "--", *command,
                        code=code, env=env, seconds=400)  # fmt: skip
 
 
