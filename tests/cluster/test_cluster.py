@@ -18,14 +18,15 @@ pytestmark = pytest.mark.cluster
 EVALUATED = f"evaluate@{FAMILY}"
 STORAGE = "storage=s3://runs/here"
 REMEDY = "copy that of the cluster to ~/.ray/auth_token (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
+SUBMIT = ("python", "-m", "pipeline", "submit", "--wait", "--ref", "HEAD")  # beside a run that changes the checkout
 RUN = ("dvc", "exp", "run")
 
 
 def submit(
     rig: Rig, *command: str, compute: tuple[str, ...], code: int = 0, env: Mapping[str, str] | None = None
 ) -> str:
-    return rig.at_home("python", "-m", "pipeline", "submit", "--wait", "--compute", *compute, "--", *command,
-                       code=code, env=env, seconds=400)  # fmt: skip
+    return rig.at_home(*SUBMIT, "--compute", *compute, "--", *command,
+                       code=code, env=env, seconds=900)  # fmt: skip
 
 
 def shown(rig: Rig, name: str) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def test_a_job_on_two_nodes_gives_what_the_same_run_gives_at_home(rig: Rig) -> N
     )  # fmt: skip
     printed = submit(rig, *RUN, "-n", "far-away", EVALUATED, compute=("workers=2", STORAGE))
     assert f"train {FAMILY}: 2 workers on the CPU with 1 thread each" in printed
-    said, _ = here.communicate(timeout=300)
+    said, _ = here.communicate(timeout=600)
     assert here.returncode == 0, said
     rig.at_home("dvc", "exp", "pull", "origin", "far-away")
     near, far = shown(rig, "at-home"), shown(rig, "far-away")
@@ -129,7 +130,7 @@ def test_a_job_outlives_one_of_its_nodes(rig: Rig) -> None:
     wait_for(lambda: running.poll() is not None or any(map(trains, folders(rig) - before)), "training", seconds=240)
     rig.workers[1].stop()
     killed = time.monotonic()
-    printed, _ = running.communicate(timeout=300)
+    printed, _ = running.communicate(timeout=600)
     assert running.returncode == 0, printed
     assert re.search(rf"train {FAMILY}: rank \d: .*; attempt 2 of 4 from step \d+", printed), printed
     assert re.search(rf"train {FAMILY}: goes on with 1 worker from step \d+", printed), printed
