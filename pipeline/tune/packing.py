@@ -104,7 +104,7 @@ def _experiment(jobs: Sequence[Job], compute: ComputeConfig, scheduler: Any, fig
 
 
 def keep_secrets() -> None:
-    """Let Ray Tune send no password of this process to its trials: on their nodes Ray writes it to a log for all to read.
+    """Let Ray Tune send no password of this process to its trials: Ray writes it to a log that all of a node can read.
 
     Trials have the environment that Ray was started with, on a node as here.
     """
