@@ -50,7 +50,7 @@ class Project:
     def run(self, *command: str, code: int = 0, env: dict[str, str] | None = None) -> str:
         """Standard output and error of a command, which must end with `code`."""
         done = subprocess.run(
-            command, cwd=self.path, env=environment(self.path) | (env or {}), text=True, timeout=400,
+            command, cwd=self.path, env=environment(self.path) | (env or {}), text=True, timeout=1500,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}"
