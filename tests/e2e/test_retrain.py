@@ -1,7 +1,7 @@
 """Five nights of retraining, and a morning on which one goes back: real DVC, Git, an origin and a DVC remote.
 
-Training and sharding run in the processes of their stages, which gives the same bytes as on Ray, in half the time; with
-`-m chaos` the same nights are on Ray.
+Once with training and sharding in the processes of their stages, which gives the same bytes as on Ray in half the
+time, and once on Ray. Each takes minutes.
 """
 
 import json
@@ -140,7 +140,10 @@ class Nights:
         return found
 
 
-@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.chaos)], ids=["", "on Ray"])
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["in process", "on Ray"])
 def nights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Nights:
     return Nights.make(tmp_path_factory.mktemp("five nights"), on_ray=request.param)
 
