@@ -69,8 +69,8 @@ def test_the_fingerprint_is_that_of_the_content(project: Path, path: str, change
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_is_imported_relatively(package: str) -> None:
-    """`closure` does not follow relative imports."""
-    for path in (ROOT / package).rglob("*.py"):
+    """`closure` does not follow relative imports. What runs on a cluster's head travels as a package of its own."""
+    for path in (path for path in (ROOT / package).rglob("*.py") if path.parent != ROOT / "pipeline/jobs/head"):
         imports = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
         assert [node.lineno for node in imports if node.level] == [], path
 

@@ -310,7 +310,10 @@ def test_contact_sheet_has_the_same_bytes_whatever_the_settings(found: Inspectio
 
 
 @pytest.mark.parametrize("shape", [(7, 9, 1), (4, 4, 2), (4, 4, 4), (1, 40, 1), (300, 200, 3)])
-def test_contact_sheet_of_any_shape_without_classes(tmp_path: Path, read: ReadConfig, shape: tuple[int, ...]) -> None:
+def test_contact_sheet_of_any_shape_without_classes(
+    tmp_path: Path, read: ReadConfig, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # other tests leave their limit
     found = inspect_path(str(make_data(tmp_path / "set", pictures(shape, 60), names=())), 5, read)
     assert found.shape == Shape(*shape)
     assert len(found.examples[0]) == min(5 * scan.ROWS_WITHOUT_CLASSES, found.counts["train"])

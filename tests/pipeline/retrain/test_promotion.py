@@ -83,7 +83,8 @@ def test_a_file_in_the_way_is_not_written_over(promoting: Promoting) -> None:
 def test_when_origin_has_moved_on_nothing_is_promoted_anywhere(promoting: Promoting, tmp_path: Path) -> None:
     git = promoting.project.git
     git("clone", "-q", str(promoting.origin), str(tmp_path / "other"))
-    git("-C", str(tmp_path / "other"), "commit", "-q", "--allow-empty", "-m", "another's")
+    who = ("-c", "user.name=another", "-c", "user.email=another@example.org")
+    git("-C", str(tmp_path / "other"), *who, "commit", "-q", "--allow-empty", "-m", "another's")
     git("-C", str(tmp_path / "other"), "push", "-q")
     before = promoting.state()
     with pytest.raises(UserError, match="origin has newer commits or tags; nothing was changed; `git pull`"):
