@@ -31,6 +31,9 @@ EXIT_CODES = """\
     5  a disk is full or read-only, or the store of checkpoints does not answer
     6  Ray does not answer or cannot start, or lost a node or its controller more often than allowed
     7  another process works on the same run
+   10  retrain: the champion is kept
+   11  retrain: there is nothing new
+   12  retrain: the new data are refused
   130  interrupted (Ctrl-C)
   143  terminated (SIGTERM, or the dvc that started it ended)"""
 DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

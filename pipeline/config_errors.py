@@ -172,6 +172,8 @@ def _members(kind: Any) -> list[type]:
     """The configuration classes of a (possibly annotated) union; none for anything else."""
     while hasattr(kind, "__metadata__"):
         kind = kind.__origin__
+    if get_origin(kind) is dict:
+        return []
     return [member for member in get_args(kind) if dataclasses.is_dataclass(member)]  # type: ignore[misc]
 
 

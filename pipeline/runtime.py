@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from pipeline import token
 from pipeline.ending import Terminated, end
 from pipeline.errors import ClusterFailed, UserError
 from pipeline.progress import say
@@ -31,7 +32,6 @@ KNOCK_S = 10.0
 TORCH = ("torch",)  # what ranks and trials import first
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
 CODE = ("pipeline", "vae_core")  # folders of this checkout that workers import
-TOKEN = Path("~/.ray/auth_token")
 
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next poll; Ray's default is 2 s
@@ -58,8 +58,6 @@ _PRIVATE = {  # there, nobody reads Ray's own figures, and no node is reclaimed:
 _OF_A_JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS")  # set for a job's driver; they name the job's cluster
 _PARTS = {"raylet": "Ray's node manager (raylet)", "gcs_server": "Ray's control service (gcs_server)"}
 _QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-_OWN_TOKEN = f"copy that of the cluster to {TOKEN} (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
-_LOOK = "its logs are in /tmp/ray/session_latest/logs; is there room on the disk and in /dev/shm?"
 
 
 @contextmanager
@@ -76,7 +74,7 @@ def cluster(compute: ComputeConfig, preload: Sequence[str] = ()) -> Iterator[Non
     for name, value in {**_ENVIRONMENT, **(_PRIVATE if private else {})}.items():
         os.environ.setdefault(name, value)
     if private:  # its token lives and dies with this process, in no file
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault(token.VARIABLE, secrets.token_hex(32))
         os.environ["RAY_preload_python_modules"] = ",".join(preload)
     import ray  # reads the environment when it is imported
 
@@ -98,6 +96,7 @@ def cluster(compute: ComputeConfig, preload: Sequence[str] = ()) -> Iterator[Non
 
 def _connect(compute: ComputeConfig) -> None:
     import ray
+    from ray._common.utils import get_default_ray_temp_dir
 
     address = compute.address
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
@@ -107,7 +106,8 @@ def _connect(compute: ComputeConfig) -> None:
                      include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
         else:
             _knock(address)
-            _check_token(address)
+            if os.environ["RAY_AUTH_MODE"] == "token":
+                token.find_token()
             _show_token(address)
             with _code() as folder:
                 ray.init(address=address, runtime_env=_brought(folder), **_QUIET)
@@ -119,28 +119,16 @@ def _connect(compute: ComputeConfig) -> None:
     except Exception as error:  # Ray raises just that where a part of it does not come up
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address is None:
-            raise ClusterFailed(f"Ray cannot start on this machine ({reason}); {_LOOK}") from error
+            raise ClusterFailed(
+                f"Ray cannot start on this machine ({reason}); its logs are in {get_default_ray_temp_dir()}/"
+                "session_latest/logs; is there room on the disk and in /dev/shm?"
+            ) from error
         if isinstance(error, ray.exceptions.AuthenticationError):
             raise _refused(address) from None
         raise ClusterFailed(
             f"params.yaml: compute.address: no Ray cluster answers at {address} ({reason}); "
             "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
         ) from None
-
-
-def _check_token(address: str) -> None:
-    """See that there is a token for a cluster, and that it is nobody else's.
-
-    Raises:
-        ClusterFailed: there is none, or other users of this machine can read it.
-    """
-    if os.environ["RAY_AUTH_MODE"] != "token" or os.environ.get("RAY_AUTH_TOKEN"):
-        return
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN).expanduser()
-    if not path.is_file():
-        raise ClusterFailed(f"params.yaml: compute.address: {address} asks for a token, there is none; {_OWN_TOKEN}")
-    if path.stat().st_mode & 0o007:
-        raise ClusterFailed(f"{path}: other users can read this token; `chmod 600 {path}`, or make a new one")
 
 
 def _show_token(address: str) -> None:
@@ -166,7 +154,7 @@ def _show_token(address: str) -> None:
 
 
 def _refused(address: str) -> ClusterFailed:
-    return ClusterFailed(f"params.yaml: compute.address: {address} refuses this token; {_OWN_TOKEN}")
+    return ClusterFailed(f"params.yaml: compute.address: {address} refuses this token; {token.COPY}")
 
 
 @contextmanager

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.config import Params
-from pipeline.doctor import accelerator, cluster, machine, places, project
+from pipeline.doctor import accelerator, cluster, machine, places, project, token
 from pipeline.doctor.finding import Check, Finding, ok, run_all
-from pipeline.doctor.token import token
 
 OVERLOADED = "see whether this machine is overloaded"
 
@@ -37,7 +36,7 @@ def checks(root: Path, params: Params, address: str | None, *, start_ray: bool) 
         Check("DVC remote", lambda: places.remote("DVC remote", places.remote_settings(root)), 20, network),
         Check("compute.storage", lambda: places.storage("compute.storage", compute.storage), 20, network),
         Check("compute.shards", lambda: _shards(compute.shards), 20, network),
-        Check("token", lambda: token(address is not None)),
+        Check("token", lambda: token.look(address is not None)),
         Check("cluster.yaml", lambda: project.cluster_file(root)),
         Check("memory", machine.memory),
         Check("/dev/shm", machine.shared_memory),

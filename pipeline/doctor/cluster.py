@@ -6,7 +6,6 @@ A process of its own, because Ray may wait for minutes, and ends the process tha
 """
 
 import json
-import os
 import platform
 import secrets
 import socket
@@ -17,10 +16,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import token
 from pipeline.doctor import machine, node, places
 from pipeline.doctor.finding import Finding, broken, failed, ok
 from pipeline.ending import end
@@ -33,7 +34,6 @@ WHAT = "Ray"
 HEAD = "node:__internal_head__"
 REFUSED = "InvalidAuthToken"  # Ray logs it every second, while it goes on trying
 _START = "start it (`ray up cluster.yaml`), correct --address or compute.address, or set it to null to run here"
-_TOKEN = "copy the token of the cluster's head (~/.ray/auth_token, mode 0600), or set RAY_AUTH_TOKEN to it"
 
 
 def look(root: Path, address: str) -> Iterator[Finding]:
@@ -56,7 +56,7 @@ def look(root: Path, address: str) -> Iterator[Finding]:
             said = f"no answer in {LIMIT_S:g} s"
     found = [Finding(**json.loads(line)) for line in out.splitlines() if line.startswith("{")]
     if REFUSED in said and not any(each.level == "ok" for each in found):
-        yield broken(WHAT, f"{address} refuses this token", _TOKEN)
+        yield broken(WHAT, f"{address} refuses this token", token.COPY)
         return
     yield from found
     if not found or child.returncode:
@@ -87,7 +87,7 @@ def _job_server(address: str) -> Finding:
             version = json.load(answer)["ray_version"]
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            return broken(WHAT, f"{address} refuses this token ({error.code})", _TOKEN)
+            return broken(WHAT, f"{address} refuses this token ({error.code})", token.COPY)
         return broken(WHAT, f"{address} answers {error.code}", _START)
     except (OSError, ValueError, KeyError) as error:
         return broken(WHAT, f"{address} is no job server of Ray's ({type(error).__name__})", _START)
@@ -102,11 +102,9 @@ def _job_server(address: str) -> Finding:
 
 
 def _authorisation() -> dict[str, str]:
-    token = os.environ.get("RAY_AUTH_TOKEN")
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if token is None and path.is_file():
-        token = path.read_text(encoding="utf-8")
-    return {"Authorization": f"Bearer {token.strip()}"} if token else {}
+    with suppress(token.NoToken):
+        return {"Authorization": f"Bearer {token.find_token()}"}
+    return {}
 
 
 def main(address: str) -> None:

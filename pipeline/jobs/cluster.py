@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from pipeline.errors import ClusterFailed, UserError
+from pipeline.jobs.access import ADDRESS, Access
 from pipeline.jobs.spec import PREFIX, Job
-from pipeline.jobs.token import ADDRESS, Access
+from pipeline.token import COPY
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -214,10 +215,7 @@ def _get(access: Access, path: str) -> bytes:
             return bytes(answer.read())
     except HTTPError as error:
         if error.code in {401, 403}:
-            raise ClusterFailed(
-                f"{address}: the cluster refuses the token (HTTP {error.code}); "
-                "copy that of the cluster to ~/.ray/auth_token, mode 600"
-            ) from None
+            raise ClusterFailed(f"{address}: the cluster refuses the token (HTTP {error.code}); {COPY}") from None
         raise ClusterFailed(f"{address}: answers {path} with HTTP {error.code}; is it Ray's dashboard?") from None
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

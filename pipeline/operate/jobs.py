@@ -41,8 +41,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def main(params: Params, args: Namespace) -> None:
+    from pipeline.jobs.access import Access
     from pipeline.jobs.cluster import Cluster
-    from pipeline.jobs.token import Access
 
     args.do(Cluster(Access.of(args.address, plain_http=args.plain_http)), args)
 

@@ -56,10 +56,10 @@ def add_address(parser: ArgumentParser) -> None:
 
 
 def main(params: Params, args: Namespace) -> None:
+    from pipeline.jobs.access import Access
     from pipeline.jobs.command import Command
     from pipeline.jobs.source import Source
     from pipeline.jobs.spec import Job
-    from pipeline.jobs.token import Access
 
     command = Command.of(args.run[1:] if args.run[:1] == ["--"] else args.run)
     compute = compute_of(args.compute)

@@ -98,7 +98,7 @@ def test_a_driver_with_a_wrong_token_or_without_one_says_so_in_one_line(rig: Rig
     here = {"workers": 2, "storage": "s3://runs/wrong"}
     for given, told in (
         ({"RAY_AUTH_TOKEN": "0" * 64}, "refuses this token"),
-        ({"RAY_AUTH_TOKEN_PATH": "/no/such"}, "asks for a token, there is none"),
+        ({"RAY_AUTH_TOKEN_PATH": "/no/such"}, "no token for a cluster"),
     ):
         address = f"{rig.head.address}:6379"
         env = {"PIPELINE_COMPUTE": json.dumps({"address": address, **here}), **given}

@@ -19,6 +19,7 @@ from pipeline.__main__ import commands, main, summary, timings
 from pipeline.closure import ROOT
 from pipeline.ending import Terminated
 from pipeline.errors import Busy, ClusterFailed, Diverged, StorageFailed, UserError, WorkersFailed
+from pipeline.retrain.night import KEPT, NOTHING_NEW, DataRefused
 
 AGAIN = "what was done is kept, run the same command again to continue"
 
@@ -162,8 +163,12 @@ def test_help_explains_every_exit_code(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = re.findall(r"^ +(\d+)  \S", capsys.readouterr().out.split("exit codes:\n")[1], re.MULTILINE)
-    kinds = [UserError, *(kind for kind in UserError.__subclasses__() if kind.__module__ == UserError.__module__)]
-    assert {0, 2, 130, 143, *(kind.code for kind in kinds)} == set(map(int, listed))
+    kinds = [
+        UserError,
+        DataRefused,
+        *(kind for kind in UserError.__subclasses__() if kind.__module__ == UserError.__module__),
+    ]
+    assert {0, 2, 130, 143, KEPT, NOTHING_NEW, *(kind.code for kind in kinds)} == set(map(int, listed))
 
 
 def test_times_stay_on_this_machine_where_the_store_is_an_address() -> None:

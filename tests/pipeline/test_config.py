@@ -58,7 +58,7 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         "models.vae.network.depth: unknown key; known: activation, hidden, kind"),
     "typo in a limit": (
         "retrain: {}", "retrain: {limits: {mse: {mx: 3.0}}}", "retrain",
-        "retrain.limits.mse.mx: unknown key"),
+        "retrain.limits.mse.mx: unknown key; did you mean 'max'?"),
     "limit that limits nothing": (
         "retrain: {}", "retrain: {limits: {mse: {}}}", "retrain",
         "retrain.limits.mse.min: expected a number here or for max, got None"),

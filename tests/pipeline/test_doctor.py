@@ -18,10 +18,9 @@ from s3_server import ID, SECRET, Server
 
 from pipeline.closure import ROOT
 from pipeline.config import load_params
-from pipeline.doctor import accelerator, cluster, machine, places, project
+from pipeline.doctor import accelerator, cluster, machine, places, project, token
 from pipeline.doctor.checks import checks
 from pipeline.doctor.finding import Check, Finding, run_all
-from pipeline.doctor.token import token
 from pipeline.errors import UserError
 
 HASH = secrets.token_hex(32)
@@ -99,30 +98,39 @@ def test_checks_wait_beside_each_other() -> None:
 # the token
 
 
-def test_a_token_that_others_can_read_is_broken(tmp_path: Path) -> None:
-    path = tmp_path / ".ray" / "auth_token"
-    path.parent.mkdir()
-    path.write_text(HASH)
-    path.chmod(0o644)
-    found = only(token(False, {}, tmp_path))
-    assert (found.level, found.told) == ("broken", f"others can read {path} (mode 0644)")
-    assert found.remedy.startswith(f"`chmod 600 {path}`")
-    path.chmod(0o600)
-    assert str(only(token(True, {}, tmp_path))) == f"ok       token: in {path}, for you alone"
-    path.write_text("\n")
-    assert only(token(True, {}, tmp_path)).told == f"{path} is empty"
+@pytest.fixture
+def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this user's token is looked for; there is none."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".ray" / "auth_token"
 
 
-def test_a_cluster_needs_a_token_and_it_must_be_asked_for(tmp_path: Path) -> None:
-    assert only(token(True, {}, tmp_path)).told.startswith("none: neither RAY_AUTH_TOKEN nor ")
-    assert only(token(False, {}, tmp_path)).level == "ok"
-    assert only(token(True, {"RAY_AUTH_TOKEN": HASH}, tmp_path)).told == "in RAY_AUTH_TOKEN"
-    assert only(token(True, {"RAY_AUTH_TOKEN_PATH": "/no/file"}, tmp_path)).told == (
-        "RAY_AUTH_TOKEN_PATH: /no/file: no such file"
-    )
-    disabled = list(token(True, {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": HASH}, tmp_path))
-    assert levels(disabled) == [("broken", "token")]
-    assert disabled[0].remedy == "`export RAY_AUTH_MODE=token`"
+def test_a_token_that_others_can_read_is_broken(token_file: Path) -> None:
+    token_file.parent.mkdir()
+    token_file.write_text(HASH)
+    token_file.chmod(0o644)
+    found = only(token.look(False))
+    assert (found.level, found.told) == ("broken", f"{token_file}: others can read the token (mode 0644)")
+    assert found.remedy.startswith(f"`chmod 600 {token_file}`")
+    token_file.chmod(0o600)
+    assert str(only(token.look(True))) == f"ok       token: in {token_file}, for you alone"
+    token_file.write_text("\n")
+    assert only(token.look(True)).told == f"{token_file}: the token is empty"
+
+
+def test_a_cluster_needs_a_token_and_it_must_be_asked_for(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "no token for a cluster (No such file or directory)"
+    assert only(token.look(True)).told == f"{token_file}: {missing}"
+    assert only(token.look(False)).level == "ok"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/no/file")
+    assert only(token.look(False)).told == f"/no/file: {missing}"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", HASH)
+    assert only(token.look(True)).told == "in RAY_AUTH_TOKEN"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    found = only(token.look(True))
+    assert (found.level, found.what, found.remedy) == ("broken", "token", "`export RAY_AUTH_MODE=token`")
 
 
 # this machine

@@ -17,17 +17,26 @@ from pipeline.ending import Terminated
 from pipeline.errors import ClusterFailed
 from pipeline.train.config import ComputeConfig
 
-ray_test = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
 
 
-@ray_test
+@pytest.fixture(autouse=True)
+def unconnected(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if neither this process nor another on this machine, which `auto` would find, had a Ray."""
+    import ray
+
+    if "ray_cluster" in request.fixturenames:
+        return
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(runtime, "_show_token", lambda address: None)
+
+
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_nothing_listens_is_refused_at_once(
     scheme: str, make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", None)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # and does not listen
@@ -40,7 +49,6 @@ def test_an_address_where_nothing_listens_is_refused_at_once(
     )
 
 
-@ray_test
 @pytest.mark.parametrize("error", [ConnectionError, RuntimeError])
 def test_a_cluster_that_does_not_answer_names_the_remedy(
     error: type[Exception], make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
@@ -52,7 +60,6 @@ def test_a_cluster_that_does_not_answer_names_the_remedy(
         assert "num_cpus" not in options
         raise error("no Ray here\nand more")
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ClusterFailed) as told, runtime.cluster(make_compute(address="auto")):
         pass
@@ -65,7 +72,6 @@ def test_a_cluster_that_does_not_answer_names_the_remedy(
 REMEDY = "copy that of the cluster to ~/.ray/auth_token (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
 
 
-@ray_test
 def test_a_token_that_is_refused_names_the_remedy(
     make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,16 +80,14 @@ def test_a_token_that_is_refused_names_the_remedy(
     def refuse(**_: object) -> None:
         raise ray.exceptions.AuthenticationError("the token is invalid")
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ClusterFailed) as told, runtime.cluster(make_compute(address="auto")):
         pass
     assert str(told.value) == f"params.yaml: compute.address: auto refuses this token; {REMEDY}"
 
 
-@ray_test
 @pytest.mark.parametrize(
-    ("mode", "told"), [(None, "asks for a token, there is none"), (0o644, "other users"), (0o600, "")]
+    ("mode", "told"), [(None, "no token for a cluster"), (0o640, "others can read the token"), (0o600, "")]
 )
 def test_a_token_is_there_and_nobody_else_reads_it(
     mode: int | None, told: str, make_compute: Callable[..., ComputeConfig], tmp_path: Path,
@@ -93,9 +97,8 @@ def test_a_token_is_there_and_nobody_else_reads_it(
 
     file = tmp_path / "token"
     if mode is not None:
-        file.touch(mode)
+        file.write_text("of nobody else\n")
         file.chmod(mode)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the session's cluster
     monkeypatch.delenv("RAY_AUTH_TOKEN")
@@ -105,7 +108,6 @@ def test_a_token_is_there_and_nobody_else_reads_it(
             pass
 
 
-@ray_test
 def test_a_cluster_gets_the_code_of_this_checkout_and_a_job_keeps_its_environment(
     make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +119,6 @@ def test_a_cluster_gets_the_code_of_this_checkout_and_a_job_keeps_its_environmen
         code = Path(runtime_env["working_dir"])
         brought.update(runtime_env, files={path.relative_to(code).as_posix() for path in code.rglob("*.*")})
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "7")
@@ -131,7 +132,6 @@ def test_a_cluster_gets_the_code_of_this_checkout_and_a_job_keeps_its_environmen
     assert os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] == "1"
 
 
-@ray_test
 def test_a_ray_of_ones_own_is_no_part_of_the_job_that_it_runs_in(
     make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +143,6 @@ def test_a_ray_of_ones_own_is_no_part_of_the_job_that_it_runs_in(
         assert not {"RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & os.environ.keys()
         raise RuntimeError("seen")
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
@@ -152,7 +151,6 @@ def test_a_ray_of_ones_own_is_no_part_of_the_job_that_it_runs_in(
     assert os.environ["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
-@ray_test
 @pytest.mark.usefixtures("ray_cluster")
 def test_ranks_meet_where_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
@@ -160,7 +158,6 @@ def test_ranks_meet_where_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["GLOO_SOCKET_IFNAME"] == runtime._PRIVATE["GLOO_SOCKET_IFNAME"]
 
 
-@ray_test
 def test_a_ray_that_cannot_start_here_says_where_to_look(
     make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,14 +168,12 @@ def test_a_ray_that_cannot_start_here_says_where_to_look(
         raise RuntimeError("no raylet\nand more")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(ClusterFailed, match=r"^Ray cannot start on this machine \(no raylet\); its logs are in "):
         runtime.cluster(make_compute()).__enter__()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@ray_test
 def test_a_signal_while_ray_starts_is_one_of_ours(
     make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +183,6 @@ def test_a_signal_while_ray_starts_is_one_of_ours(
         raise SystemExit(signal.SIGTERM)  # what Ray's handler does
 
     ended: list[bool] = []
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))  # of the session's cluster
     with pytest.raises(Terminated):
@@ -196,7 +190,6 @@ def test_a_signal_while_ray_starts_is_one_of_ours(
     assert ended
 
 
-@ray_test
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_cluster_that_runs_is_used_and_left_running(make_compute: Callable[..., ComputeConfig]) -> None:
     import ray

@@ -10,11 +10,11 @@ from jobs_project import Submitter
 
 from pipeline.__main__ import main
 from pipeline.errors import UserError
+from pipeline.jobs.access import Access
 from pipeline.jobs.command import Command
 from pipeline.jobs.secret import secret_in, without_password
 from pipeline.jobs.source import Source
 from pipeline.jobs.spec import Job
-from pipeline.jobs.token import Access
 from pipeline.operate.submit import compute_of
 
 UNREACHABLE = "http://127.0.0.1:9"  # nothing may be asked of it here: that would be another message
@@ -239,12 +239,12 @@ def test_a_token_must_be_there_and_private(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / ".ray" / "auth_token"
-    with pytest.raises(UserError, match=f"{path}: no token for the cluster"):
+    with pytest.raises(UserError, match=f"{path}: no token for a cluster"):
         Access.of(None)
     path.parent.mkdir()
     path.write_text("hidden-word\n")
     path.chmod(0o644)
-    with pytest.raises(UserError, match=f"others on this machine can read the cluster's token; chmod 600 {path}"):
+    with pytest.raises(UserError, match=rf"others can read the token \(mode 0644\); `chmod 600 {path}`"):
         Access.of(None)
     path.chmod(0o600)
     assert Access.of(None) == Access("http://127.0.0.1:8265", "hidden-word")

@@ -3,13 +3,12 @@
 import ipaddress
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
+from pipeline.token import find_token
 
 ADDRESS, DEFAULT = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"
-TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Access:
                 f"(ssh -N -L 8265:localhost:{parts.port or 80} {parts.hostname}) and leave --address out, "
                 "use https, or allow it with --plain-http"
             )
-        return cls(given, _token())
+        return cls(given, find_token())
 
 
 def _is_loopback(host: str) -> bool:
@@ -42,22 +41,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _token() -> str:
-    token = os.environ.get(TOKEN, "").strip()
-    if token:
-        return token
-    path = Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
-    try:
-        mode, token = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UserError(
-            f"{path}: no token for the cluster ({error.strerror}); "
-            f"copy the cluster's there with mode 600, or name its file in {TOKEN_PATH}"
-        ) from None
-    if mode & 0o077:
-        raise UserError(f"{path}: others on this machine can read the cluster's token; chmod 600 {path}")
-    if not token:
-        raise UserError(f"{path}: empty; copy the cluster's token there")
-    return token
