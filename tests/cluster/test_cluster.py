@@ -13,11 +13,12 @@ from machines import HOME, ROOT, Machine, wait_for
 from rig import CLUSTER_FILE, FAMILY, USER, Rig
 from ruamel.yaml import YAML
 
+from pipeline.token import COPY
+
 pytestmark = pytest.mark.cluster
 
 EVALUATED = f"evaluate@{FAMILY}"
 STORAGE = "storage=s3://runs/here"
-REMEDY = "copy that of the cluster to ~/.ray/auth_token (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
 SUBMIT = ("python", "-m", "pipeline", "submit", "--wait", "--ref", "HEAD")  # beside a run that changes the checkout
 RUN = ("dvc", "exp", "run")
 
@@ -95,15 +96,17 @@ def test_the_job_service_refuses_who_has_no_token_or_a_wrong_one(rig: Rig) -> No
 
 
 def test_a_driver_with_a_wrong_token_or_without_one_says_so_in_one_line(rig: Rig) -> None:
-    here = {"workers": 2, "storage": "s3://runs/wrong"}
+    address, missing = f"{rig.head.address}:6379", "no token for a cluster (No such file or directory)"
     for given, told in (
-        ({"RAY_AUTH_TOKEN": "0" * 64}, "refuses this token"),
-        ({"RAY_AUTH_TOKEN_PATH": "/no/such"}, "no token for a cluster"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, f"params.yaml: compute.address: {address} refuses this token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/no/such"}, f"/no/such: {missing}"),
     ):
-        address = f"{rig.head.address}:6379"
-        env = {"PIPELINE_COMPUTE": json.dumps({"address": address, **here}), **given}
+        env = {
+            "PIPELINE_COMPUTE": json.dumps({"address": address, "workers": 2, "storage": "s3://runs/wrong"}),
+            **given,
+        }
         printed = rig.at_home("python", "-m", "pipeline", "train", "--family", FAMILY, code=6, env=env)
-        assert printed.splitlines()[-1] == f"error: params.yaml: compute.address: {address} {told}; {REMEDY}"
+        assert printed.splitlines()[-1] == f"error: {told}; {COPY}"
         assert "Traceback" not in printed
 
 
