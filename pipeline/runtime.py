@@ -51,10 +51,14 @@ _PRIVATE = {  # there, nobody reads Ray's own figures, and no node is reclaimed:
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+    "RAY_worker_niceness": "0",  # workers give way to nobody, as this process does not: a rank that waits holds all up
+    "RAY_idle_worker_killing_time_threshold_ms": "3600000",  # those that Ray has ready are kept until they are needed
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on those systems: every part of Ray listens on 127.0.0.1 alone
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
+_UNNEEDED = ("start_monitor", "start_api_server", "start_log_monitor")  # methods of Ray's node
 _OF_A_JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS")  # set for a job's driver; they name the job's cluster
 _PARTS = {"raylet": "Ray's node manager (raylet)", "gcs_server": "Ray's control service (gcs_server)"}
 _QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
@@ -102,8 +106,9 @@ def _connect(compute: ComputeConfig) -> None:
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     try:
         if address is None:
-            ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES,
-                     include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
+            with _bare():
+                ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES,
+                         include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
         else:
             _knock(address)
             if os.environ["RAY_AUTH_MODE"] == "token":
@@ -129,6 +134,21 @@ def _connect(compute: ComputeConfig) -> None:
             f"params.yaml: compute.address: no Ray cluster answers at {address} ({reason}); "
             "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
         ) from None
+
+
+@contextmanager
+def _bare() -> Iterator[None]:
+    """Let Ray start without its autoscaler, its dashboard, and what would copy logs to the screen."""
+    from ray._private.node import Node
+
+    kept = {name: getattr(Node, name) for name in _UNNEEDED}
+    for name in kept:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, start in kept.items():
+            setattr(Node, name, start)
 
 
 def _show_token(address: str) -> None:

@@ -40,7 +40,8 @@ class ComputeConfig(Strict):
         threads: of torch in each worker; auto: the node's cores, dealt out evenly.
         max_rows: of one forward pass on one worker; more are done in turn, and their gradients added.
         keep_runs: finished runs whose checkpoints stay in `storage`.
-        max_failures, max_preemptions: restarts of a training run; -1: without a limit.
+        max_failures: restarts of a training run after a failure.
+        max_preemptions: likewise after a node was taken back; -1: without a limit.
         trial_cpus, trial_gpus, trial_workers: what one trial of a sweep has.
     """
 

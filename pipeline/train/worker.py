@@ -31,6 +31,7 @@ class Work:
     checkpoint_every_steps: int
     max_rows: int | None
     epochs: int | None = None
+    reclaimed: bool = False  # whether nodes may be taken back, so that it pays to ask
 
 
 def fit(run: TrainRun, folder: Place, compute: ComputeConfig, *, what: str, total_steps: int) -> None:
@@ -104,7 +105,7 @@ def trainer(
     private = compute.address is None
     return (PrivateTrainer if private else SharedTrainer)(
         worker,
-        train_loop_config={"work": work},
+        train_loop_config={"work": replace(work, reclaimed=not private)},
         torch_config=Meeting(scratch) if private else None,
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
@@ -174,7 +175,7 @@ def worker(config: dict[str, Work]) -> None:
             max_rows=work.max_rows,
             epochs=work.epochs,
             device=ray.train.torch.get_device(),
-            leaving=_leaving,
+            leaving=_leaving if work.reclaimed else None,
         )
 
 
