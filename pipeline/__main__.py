@@ -28,7 +28,7 @@ EXIT_CODES = """\
     2  wrong usage
     3  training diverged: a loss or gradient was not finite more often than allowed
     4  ranks or trials died more often than allowed, for want of memory too
-    5  a disk is full or read-only, or the store of checkpoints does not answer
+    5  a disk is full, read-only or out of reach, or the store of checkpoints does not answer
     6  Ray does not answer or cannot start, or lost a node or its controller more often than allowed
     7  another process works on the same run
    10  retrain: the champion is kept
@@ -36,7 +36,15 @@ EXIT_CODES = """\
    12  retrain: the new data are refused
   130  interrupted (Ctrl-C)
   143  terminated (SIGTERM, or the dvc that started it ended)"""
-DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_ROOM, _ACCESS = "make room or make it writable", "let this user read and write there"
+DISK_FAILS = {  # and what helps
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: _ROOM,
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EIO: "look after the disk",
+}
 TIMINGS = "seconds"  # a file for each stage, below compute.storage: wall-clock time enters no output of DVC
 
 
@@ -100,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK_FAILS:
             raise
-        remedy = "make room or make it writable, then run the same command again"
+        remedy = f"{DISK_FAILS[error.errno]}, then run the same command again"
         print(f"error: {error.filename or 'a disk'}: {error.strerror}; {remedy}", file=sys.stderr)
         return StorageFailed.code
     except KeyboardInterrupt as error:

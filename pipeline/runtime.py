@@ -23,7 +23,7 @@ import psutil
 
 from pipeline import token
 from pipeline.ending import Terminated, end
-from pipeline.errors import ClusterFailed, UserError
+from pipeline.errors import ClusterFailed, UserError, WorkersFailed
 from pipeline.progress import say
 from pipeline.train.config import ComputeConfig
 
@@ -107,7 +107,7 @@ def _connect(compute: ComputeConfig) -> None:
     try:
         if address is None:
             with _bare():
-                ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES,
+                ray.init(address="local", num_cpus=cores(), object_store_memory=OBJECT_STORE_BYTES,
                          include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
         else:
             _knock(address)
@@ -271,11 +271,20 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def cores() -> int:
+    """Of this machine, as many as this process may use: a container has a share, a batch system pins."""
+    from ray._private.utils import get_num_cpus
+
+    pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(int(get_num_cpus()), pinned)
+
+
 def results(references: Sequence[Any]) -> Iterator[Any]:
     """What Ray's tasks returned, in order, each as soon as it is there.
 
     Raises:
         UserError: a task raised it.
+        WorkersFailed: its process died more often than Ray starts it again.
     """
     import ray
 
@@ -286,6 +295,9 @@ def results(references: Sequence[Any]) -> Iterator[Any]:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise
+        except ray.exceptions.RayError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise WorkersFailed(f"a task died ({reason}); is there enough memory? run the same command again") from None
 
 
 def _knock(address: str) -> None:

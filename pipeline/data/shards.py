@@ -43,7 +43,7 @@ def write_shards(data: Path, config: ShardConfig, compute: ComputeConfig) -> Non
     """
     planned = plan(data, config)
     with runtime.cluster(replace(compute, address=None)):
-        execute(planned, os.cpu_count() or 1, _on_ray)
+        execute(planned, runtime.cores(), _on_ray)
 
 
 def write_here(data: Path, config: ShardConfig, *, writers: int = 1, group_bytes: int | None = None) -> Path:

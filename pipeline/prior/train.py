@@ -1,6 +1,7 @@
 """Train the prior over codes, in this process. A run that was broken off goes on, and ends with the same bytes."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from pipeline.closure import code_fingerprint
 from pipeline.config import PriorConfig, fingerprint
-from pipeline.errors import Diverged
+from pipeline.errors import Diverged, UserError
 from pipeline.evaluate.models import digest
 from pipeline.prior.codes import Coded
-from pipeline.progress import track
+from pipeline.progress import say, track
 from pipeline.train import checkpoints
 from pipeline.train.folders import Folder, Place, open_folder
 from vae_core.metrics.means import Means
@@ -117,7 +118,25 @@ def train_prior(
             loop.end_epoch()
         elif loop.step % checkpoint_every_steps == 0:
             loop.save()
-    return loop.finished()
+    done = outcome(run, folder)
+    if done is None:
+        raise UserError(
+            f"{open_folder(folder).location}: damaged while the prior was trained; run the same command again"
+        )
+    return done
+
+
+def outcome(run: PriorRun, folder: Place) -> Trained | None:
+    """What a run that has ended left in its folder; None where that is damaged or gone."""
+    place = open_folder(folder).sub("checkpoints")
+    newest, best = checkpoints.latest(place), checkpoints.best(place)
+    epochs = newest.state["epochs"] if newest else []
+    if best is None or len(epochs) < run.config.epochs:
+        return None
+    prior = run.build()
+    with checkpoints.fitting(place, best):
+        best.restore(prior, make_optimizer(prior, learning_rate=1.0))
+    return Trained(weights=dump_tensors(prior.state_dict()), best_epoch=_best(epochs), epochs=epochs)
 
 
 class _Loop:
@@ -125,7 +144,7 @@ class _Loop:
 
     def __init__(self, run: PriorRun, train: Coded, val: Coded, folder: Folder, device: torch.device) -> None:
         self.run, self.config, self.device = run, run.config, device
-        self.train, self.val, self.folder = train, val, folder
+        self.train, self.val, self.checkpoints = train, val, folder.sub("checkpoints")
         self.steps_per_epoch = math.ceil(len(train) / run.config.global_batch_size)
         self.total_steps = run.config.epochs * self.steps_per_epoch
         self.prior = run.build().to(device)
@@ -136,15 +155,19 @@ class _Loop:
         self._order: tuple[int, Tensor] | None = None
 
     def resume(self) -> None:
-        """Restore the newest checkpoint."""
-        folder = self.folder.sub("checkpoints")
-        found = checkpoints.latest(folder)
-        if found is not None:
-            with checkpoints.fitting(folder, found):
-                found.restore(self.prior, self.optimizer)
-                self.step, self.epochs = found.state["step"], found.state["epochs"]
-                self.skipped.fill_(found.state["skipped"])
-                self.means.load_state_dict(found.state["means"])
+        """Restore the newest checkpoint, where that of the best epoch is there too."""
+        found = checkpoints.latest(self.checkpoints)
+        if found is None:
+            return
+        if found.state["epochs"] and checkpoints.best(self.checkpoints) is None:
+            say(f"{self.checkpoints.location}: that of the best epoch is damaged or gone; the prior is trained anew")
+            self.checkpoints.clear()
+            return
+        with checkpoints.fitting(self.checkpoints, found):
+            found.restore(self.prior, self.optimizer)
+            self.step, self.epochs = found.state["step"], found.state["epochs"]
+            self.skipped.fill_(found.state["skipped"])
+            self.means.load_state_dict(found.state["means"])
 
     def advance(self) -> None:
         """One step on the next rows of the epoch's order."""
@@ -169,25 +192,21 @@ class _Loop:
         self.means.add(_figures(done.nll), weight * ~done.skipped)
 
     def end_epoch(self) -> None:
-        """Validate, keep the weights if they are the best so far, write a checkpoint."""
+        """Validate and write a checkpoint."""
         self._check_skipped()
         figures = self._validate()
         if not math.isfinite(figures["nll_nats"]):
             self._diverged("the validation cost is not finite")
         self.epochs.append({"train": self.means.compute(), "val": figures})
         self.means = Means()
-        if self._best_epoch() == len(self.epochs) - 1:
-            self.folder.write(_weights(len(self.epochs) - 1), dump_tensors(self.prior.state_dict()))
         self.save()
 
     def save(self) -> None:
         skipped = self._check_skipped()
         state = {"means": self.means.state_dict(), "epochs": self.epochs, "skipped": skipped}
-        checkpoints.save(self.folder.sub("checkpoints"), self.step, self.prior, self.optimizer, state)
-
-    def finished(self) -> Trained:
-        best = self._best_epoch()
-        return Trained(weights=self.folder.read(_weights(best)), best_epoch=best, epochs=self.epochs)
+        if self.epochs:
+            state[checkpoints.BEST_STEP] = (_best(self.epochs) + 1) * self.steps_per_epoch
+        checkpoints.save(self.checkpoints, self.step, self.prior, self.optimizer, state)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -196,10 +215,6 @@ class _Loop:
             nll = self.prior(*self.val.rows(rows, self.device))
             means.add(_figures(nll), torch.ones(len(rows), device=self.device))
         return means.compute()
-
-    def _best_epoch(self) -> int:
-        costs = [epoch["val"]["nll_nats"] for epoch in self.epochs]
-        return costs.index(min(costs))
 
     def _rows_of(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
@@ -238,9 +253,9 @@ def metrics(run: PriorRun, trained: Trained, uniform_nats: float) -> dict[str, A
     }
 
 
-def _weights(epoch: int) -> str:
-    """File of an epoch that was the best so far. One each: an earlier checkpoint may still name an earlier one."""
-    return f"best/epoch-{epoch:06d}.safetensors"
+def _best(epochs: Sequence[Mapping[str, Mapping[str, float]]]) -> int:
+    costs = [epoch["val"]["nll_nats"] for epoch in epochs]
+    return costs.index(min(costs))
 
 
 def _figures(nll: Tensor) -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ from pipeline.config import Params, PriorConfig
 from pipeline.data.loader import Split, open_split
 from pipeline.evaluate.models import open_model
 from pipeline.prior.codes import encode_split
-from pipeline.prior.train import PriorRun, Trained, metrics, train_prior
+from pipeline.prior.train import PriorRun, Trained, metrics, outcome, train_prior
 from pipeline.progress import say
 from pipeline.stages import MODELS, SHARDS, required
 from pipeline.train import storage
+from pipeline.train.computing import computing
 from pipeline.train.config import ComputeConfig
 from pipeline.train.folders import Folder, store_of
 from pipeline.train.lock import exclusive
@@ -46,15 +47,17 @@ def _train(model: CodeModel, best: Path, out: Path, config: PriorConfig, compute
     run, store = PriorRun.of(config, model, best, splits[0].digest), store_of(compute)
     folder = store.sub(f"{family}-{run.name}")
     with exclusive(folder):
-        if storage.is_finished(folder):
+        trained = outcome(run, folder) if storage.is_finished(folder) else None
+        if trained is not None:
             say(
                 f"prior {family} is finished; its outputs are written again from {folder.location} "
                 f"(python -m pipeline runs rm {family}-{run.name} trains it anew)"
             )
-            trained = _to_the_end(run, model, splits, folder, compute, family)
         else:
             storage.record(folder, {"kind": "prior", "family": family, **run.lineage, "prior": to_dict(config)})
-            trained = _to_the_end(run, model, splits, folder, compute, family)
+            threads = torch.get_num_threads() if compute.threads == "auto" else compute.threads
+            with computing(threads):
+                trained = _to_the_end(run, model, splits, folder, compute, family)
             storage.finish(folder, {"figures": trained.epochs[trained.best_epoch]["val"]})
         publish(run, trained, out)
     forget_oldest(store, compute.keep_runs)
@@ -65,7 +68,7 @@ def _train(model: CodeModel, best: Path, out: Path, config: PriorConfig, compute
 def _to_the_end(
     run: PriorRun, model: CodeModel, splits: Sequence[Split], folder: Folder, compute: ComputeConfig, family: str
 ) -> Trained:
-    """The run trained from its newest checkpoint on; of a finished one, what it left."""
+    """The run trained from its newest checkpoint on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, val = (
         encode_split(model, split, seed=run.config.seed, device=device, what=f"codes of {family} {split.name}")

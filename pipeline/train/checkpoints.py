@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from torch import OutOfMemoryError, Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.errors import UserError
+from pipeline.progress import say
 from pipeline.train.folders import Folder, Place, open_folder
 from vae_core.averaging import WeightAverage
 from vae_core.serialize import dump_tensors
@@ -177,7 +177,7 @@ def _first_whole(folder: Folder, names: Iterable[str]) -> Checkpoint | None:
                 state = _state(data)
                 if state["step"] == step_of(name):
                     return Checkpoint(name, state, load(data))
-        logging.getLogger(__name__).warning("%s/%s: damaged; going back to the one before", folder.location, name)
+        say(f"{folder.location}/{name}: damaged; going back to the one before")
     return None
 
 

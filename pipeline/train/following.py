@@ -33,9 +33,9 @@ def follow(place: Place, *, what: str, total_steps: int) -> Iterator[None]:
 
 @contextmanager
 def follow_sweep(
-    places: Sequence[Place], *, what: str, epochs: int, figure: str | None = None, largest: bool = False
+    places: Sequence[Place], *, what: str, epochs: Sequence[int], figure: str | None = None, largest: bool = False
 ) -> Iterator[None]:
-    """Show how many epochs the runs in `places` have done together, until each has done `epochs`.
+    """Show how many epochs the runs in `places` have done together, until each has done its own of `epochs`.
 
     Args:
         figure: the validation figure by which trials are compared; the family's primary one where it is None.
@@ -155,26 +155,30 @@ class _Run:
 class _Sweep:
     """What is shown of runs that are compared."""
 
-    def __init__(self, folders: Sequence[Folder], what: str, epochs: int, figure: str | None, largest: bool) -> None:
+    def __init__(
+        self, folders: Sequence[Folder], what: str, epochs: Sequence[int], figure: str | None, largest: bool
+    ) -> None:
         self._what, self._epochs, self._figure, self._largest = what, epochs, figure, largest
         self._tails, self._said = [Tail(folder, LOG) for folder in folders], _Said(folders)
         self._last: list[Row] = [{} for _ in folders]
         self._on_terminal = sys.stderr.isatty()
         self._told, self._told_at = 0, time.monotonic()
-        total = epochs * len(folders)
-        self.bar = tqdm(total=total, desc=what, unit="epoch", disable=not self._on_terminal, leave=False)
+        self.bar = tqdm(total=sum(epochs), desc=what, unit="epoch", disable=not self._on_terminal, leave=False)
 
     @property
     def _done(self) -> int:
         """How many trials have done all their epochs."""
-        return sum(row.get("epoch", -1) + 1 >= self._epochs for row in self._last)
+        return sum(done >= epochs for done, epochs in zip(self._epochs_done(), self._epochs, strict=True))
+
+    def _epochs_done(self) -> list[int]:
+        return [row.get("epoch", -1) + 1 for row in self._last]
 
     def show(self) -> None:
         self._said.pass_on()
         for number, tail in enumerate(self._tails):
             ends = [row for row in tail.rows() if row["split"] == "val"]
             self._last[number] = ends[-1] if ends else self._last[number]
-        self.bar.n = sum(min(row.get("epoch", -1) + 1, self._epochs) for row in self._last)
+        self.bar.n = sum(map(min, self._epochs_done(), self._epochs))
         self.bar.set_postfix(done=self._done, best=self._best())
         if (
             self._told < self._done < len(self._last)

@@ -56,7 +56,7 @@ class Packed:
         self._start(jobs[0].run.reading)
         assert self._reading is not None
         jobs = [replace(job, run=replace(job.run, reading=self._reading)) for job in jobs]
-        with follow_sweep([job.folder for job in jobs], what=what, epochs=jobs[0].stops[-1]):
+        with follow_sweep([job.folder for job in jobs], what=what, epochs=[job.stops[-1] for job in jobs]):
             results = _experiment(jobs, self._compute, scheduler, figure)
         return _collected(results, jobs, self._compute)
 

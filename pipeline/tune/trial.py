@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from pipeline.errors import Diverged
+from pipeline.train.checkpoints import step_of
 from pipeline.train.computing import computing
 from pipeline.train.folders import DiskFolder, Folder
 from pipeline.train.following import speaking
@@ -143,7 +144,8 @@ def _figures_at(job: Job, stop: int, train_to: TrainTo) -> dict[str, float]:
 
 def _take_over(source: Folder, target: Folder) -> None:
     """Begin with the weights and the log of another run; the newest checkpoint comes last, and makes it so."""
-    if target.sub(CHECKPOINTS).names():
+    newest = max(map(step_of, source.sub(CHECKPOINTS).names()), default=0)
+    if any(step_of(name) >= newest for name in target.sub(CHECKPOINTS).names()):
         return
     target.write(LOG, source.read(LOG))
     for name in source.sub(CHECKPOINTS).names():

@@ -129,6 +129,11 @@ def test_a_right_file_passes_the_check(folder: Path, capsys: pytest.CaptureFixtu
             5,
             "error: /x: No space left on device; make room or make it writable, then run the same command again\n",
         ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            5,
+            "error: /x: Permission denied; let this user read and write there, then run the same command again\n",
+        ),
         (ClusterFailed("no Ray"), 6, "error: no Ray\n"),
         (Busy("process 7"), 7, "error: process 7\n"),
         (KeyboardInterrupt(), 130, f"interrupted; {AGAIN}\n"),

@@ -11,15 +11,16 @@ from trainers import Here
 
 from pipeline.errors import UserError
 from pipeline.train.config import ComputeConfig
+from pipeline.train.folders import DiskFolder
 from pipeline.train.loop import train
 from pipeline.train.run import TrainRun
 from pipeline.train.storage import finish, read_json, write_json
-from pipeline.train.tracking import MetricLog
+from pipeline.train.tracking import LOG, MetricLog
 from pipeline.tune.config import Range, SearchConfig
 from pipeline.tune.objectives import Objectives
 from pipeline.tune.population import moved
 from pipeline.tune.search import search
-from pipeline.tune.trial import Job
+from pipeline.tune.trial import CHECKPOINTS, Job, _take_over
 from pipeline.tune.trials import FAILED, Sweep, Trial
 
 SPACE = {"beta": Range(low=0.1, high=4.0), "train.learning_rate.peak": Range(low=1e-3, high=1e-2, log=True)}
@@ -196,3 +197,16 @@ def test_values_move_to_a_neighbour_and_stay_within_the_space(place: float, up: 
             assert values.low <= moved(values, value, Chosen(0.9, place, upward)) <= values.high
     assert moved(SPACE["beta"], 1.0, Chosen(0.9, place, upward)) == (1.2 if up else 0.8)
     assert moved(Range(low=2, high=64, log=True), 3, Chosen(0.9, place, upward)) == (4 if up else 2)
+
+
+@pytest.mark.parametrize("copied", [0, 1, 2])
+def test_taking_over_that_was_broken_off_is_finished(copied: int, tmp_path: Path) -> None:
+    source, target = DiskFolder(tmp_path / "source"), DiskFolder(tmp_path / "target")
+    files = {f"{CHECKPOINTS}/step-{step:09d}-{'0' * 16}.safetensors": b"%d" % step for step in (4, 8)}
+    for name, data in {LOG: b"rows of both\n", **files}.items():
+        source.write(name, data)
+    for name in list(files)[:copied]:
+        target.write(name, files[name])
+    _take_over(source, target)
+    assert {name: target.read(name) for name in target.names(CHECKPOINTS)} == files
+    assert target.names(LOG) == ([LOG] if copied < 2 else [])

@@ -20,7 +20,7 @@ from pipeline.evaluate.models import open_model, open_prior
 from pipeline.prior import codes as codes_module
 from pipeline.prior import train as train_module
 from pipeline.prior.codes import Coded, encode_split
-from pipeline.prior.train import PriorRun, Trained, train_prior
+from pipeline.prior.train import PriorRun, Trained, outcome, train_prior
 from pipeline.stages import prior as stage
 from pipeline.train import checkpoints
 from pipeline.train.folders import DiskFolder
@@ -206,6 +206,22 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
     assert newest.state["step"] == 12
     (tmp_path / "checkpoints" / newest.name).write_bytes(b"torn")
     assert go(make(), splits, tmp_path) == whole
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_without_the_checkpoint_of_the_best_epoch_it_is_trained_anew(
+    damage: Callable[[Path], object], make: Callable[..., PriorRun], splits: tuple[Coded, Coded], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    costs = iter([1.0, 2.0, 3.0, 4.0] * 2)
+    monkeypatch.setattr(train_module._Loop, "_validate", lambda self: {"nll_nats": next(costs)})
+    expected = go(make(epochs=4), splits, tmp_path)
+    kept = sorted((tmp_path / "checkpoints").iterdir())
+    assert [checkpoints.step_of(path.name) for path in kept] == [STEPS, 4 * STEPS - 4, 4 * STEPS]
+    damage(kept[0])
+    assert outcome(make(epochs=4), tmp_path) is None
+    assert go(make(epochs=4), splits, tmp_path) == expected
+    assert "that of the best epoch is damaged or gone; the prior is trained anew" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_trained_again(

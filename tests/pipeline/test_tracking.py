@@ -166,7 +166,7 @@ def test_progress_of_a_sweep_ends_with_the_best_of_its_trials(
     log: MetricLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_epochs(MetricLog(tmp_path / "slower"), 0)
-    with follow_sweep([tmp_path, tmp_path / "slower", tmp_path / "never began"], what="tune vae", epochs=2):
+    with follow_sweep([tmp_path, tmp_path / "slower", tmp_path / "never began"], what="tune vae", epochs=[2, 2, 2]):
         pass
     assert capsys.readouterr().err == "tune vae: 1 of 3 trials done, best validation neg_elbo 85.00 nats\n"
 
@@ -176,7 +176,7 @@ def test_a_sweep_tells_how_far_it_is(
 ) -> None:
     monkeypatch.setattr("pipeline.train.following.LINE_S", 0.0)
     other = MetricLog(tmp_path / "other")
-    with follow_sweep([tmp_path, tmp_path / "other"], what="tune", epochs=2):
+    with follow_sweep([tmp_path, tmp_path / "other"], what="tune", epochs=[2, 2]):
         seen = "".join(until_printed(capsys, "tune: 1 of 2 trials done, best validation neg_elbo 85.00 nats\n"))
         write_epochs(other, 0, 1, 2)
     assert (seen + capsys.readouterr().err).splitlines()[-1].startswith("tune: 2 of 2 trials done, ")
@@ -186,13 +186,13 @@ def test_a_sweep_may_be_judged_by_another_figure(tmp_path: Path, capsys: pytest.
     for name, value in (("one", 0.25), ("other", 0.5)):
         log = MetricLog(tmp_path / name)
         log.write(step=1, epoch=0, samples=1, split="val", values={"neg_elbo_nats": 1.0, "mig": value})
-    with follow_sweep([tmp_path / "one", tmp_path / "other"], what="t", epochs=1, figure="mig", largest=True):
+    with follow_sweep([tmp_path / "one", tmp_path / "other"], what="t", epochs=[1, 1], figure="mig", largest=True):
         pass
     assert capsys.readouterr().err == "t: 2 of 2 trials done, best validation mig 0.50\n"
 
 
 def test_a_sweep_that_has_not_begun_has_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with follow_sweep([tmp_path / "one"], what="t", epochs=1):
+    with follow_sweep([tmp_path / "one"], what="t", epochs=[1]):
         pass
     assert capsys.readouterr().err == "t: 0 of 1 trials done, best validation none yet\n"
 
@@ -215,7 +215,7 @@ def test_a_family_without_a_prior_is_followed_by_its_distortion(
 ) -> None:
     with follow(tmp_path / "new", what="train ae", total_steps=10):
         write_distortion(MetricLog(tmp_path / "new"))
-    with follow_sweep([tmp_path / "run"], what="tune ae", epochs=1):
+    with follow_sweep([tmp_path / "run"], what="tune ae", epochs=[1]):
         pass
     assert capsys.readouterr().err.splitlines() == [
         "train ae: epoch 1, validation distortion 41.50 nats",
