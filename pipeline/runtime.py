@@ -65,11 +65,12 @@ _QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": Fal
 
 
 @contextmanager
-def cluster(compute: ComputeConfig, preload: Sequence[str] = ()) -> Iterator[None]:
+def cluster(compute: ComputeConfig, preload: Sequence[str] = (), *, environments: bool = False) -> Iterator[None]:
     """Ray for the length of the block.
 
     Args:
         preload: modules that the processes of a Ray on this machine import while they wait for work.
+        environments: whether tasks or actors have a runtime environment of their own.
 
     Raises:
         ClusterFailed: Ray does not start here, or the cluster at `compute.address` does not answer.
@@ -90,7 +91,7 @@ def cluster(compute: ComputeConfig, preload: Sequence[str] = ()) -> Iterator[Non
             stack.enter_context(_not_in_a_job())
             stack.enter_context(_reaped())
         with _own_signals():
-            _connect(compute)
+            _connect(compute, environments)
         with _watched() if private else nullcontext():
             try:
                 yield
@@ -98,7 +99,7 @@ def cluster(compute: ComputeConfig, preload: Sequence[str] = ()) -> Iterator[Non
                 ray.shutdown()
 
 
-def _connect(compute: ComputeConfig) -> None:
+def _connect(compute: ComputeConfig, environments: bool) -> None:
     import ray
     from ray._common.utils import get_default_ray_temp_dir
 
@@ -106,9 +107,10 @@ def _connect(compute: ComputeConfig) -> None:
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     try:
         if address is None:
+            environment = _quoted_python() if environments else None
             with _bare():
                 ray.init(address="local", num_cpus=cores(), object_store_memory=OBJECT_STORE_BYTES,
-                         include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
+                         include_dashboard=False, runtime_env=environment, **_QUIET)  # fmt: skip
         else:
             _knock(address)
             if os.environ["RAY_AUTH_MODE"] == "token":
@@ -308,6 +310,6 @@ def _knock(address: str) -> None:
 
 
 def _quoted_python() -> dict[str, str] | None:
-    """Ray starts some workers through a shell without quoting the interpreter's path, which may hold a space."""
+    """Ray starts workers of an environment through a shell, and does not quote the interpreter's path for it."""
     quoted = shlex.quote(sys.executable)
     return None if quoted == sys.executable else {"py_executable": quoted}

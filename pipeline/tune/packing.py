@@ -62,7 +62,7 @@ class Packed:
 
     def _start(self, reading: Reading) -> None:
         if self._reading is None:
-            self._stack.enter_context(runtime.cluster(self._compute, runtime.TORCH))
+            self._stack.enter_context(runtime.cluster(self._compute, runtime.TORCH, environments=True))
             self._reading = self._stack.enter_context(served(reading))
             check_shared(store_of(self._compute))
 
