@@ -9,7 +9,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import psutil
 
 from pipeline import token
+from pipeline.addresses import knock
 from pipeline.ending import Terminated, end
 from pipeline.errors import ClusterFailed, UserError
 from pipeline.progress import say
@@ -105,7 +105,7 @@ def _connect(compute: ComputeConfig) -> None:
             ray.init(address="local", num_cpus=os.cpu_count(), object_store_memory=OBJECT_STORE_BYTES,
                      include_dashboard=False, runtime_env=_quoted_python(), **_QUIET)  # fmt: skip
         else:
-            _knock(address)
+            knock(address, KNOCK_S)
             if os.environ["RAY_AUTH_MODE"] == "token":
                 token.find_token()
             _show_token(address)
@@ -266,13 +266,6 @@ def results(references: Sequence[Any]) -> Iterator[Any]:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise
-
-
-def _knock(address: str) -> None:
-    """Fail at once where nothing listens: Ray itself would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _quoted_python() -> dict[str, str] | None:
