@@ -68,21 +68,27 @@ def end_with_dvc() -> None:
 
 def is_dvc(command: Sequence[str]) -> bool:
     """Whether a command line runs DVC: `dvc …`, `python [options] …/dvc …`, or `python [options] -m dvc …`."""
+    return dvc_at(command) is not None
+
+
+def dvc_at(command: Sequence[str]) -> int | None:
+    """Which word of a command line is DVC; None: it does not run DVC."""
     if not command:
-        return False
+        return None
     if _name(command[0]) == "dvc":
-        return True
+        return 0
     if not _name(command[0]).startswith("python"):
-        return False
-    arguments = iter(command[1:])
-    for argument in arguments:
+        return None
+    arguments = iter(enumerate(command[1:], 1))
+    for at, argument in arguments:
         if argument in {"-W", "-X"}:
             next(arguments, None)
         elif argument == "-m":
-            return next(arguments, "").partition(".")[0] == "dvc"
+            at, module = next(arguments, (at, ""))
+            return at if module.partition(".")[0] == "dvc" else None
         elif not argument.startswith("-") or argument == "-c":
-            return _name(argument) == "dvc"
-    return False
+            return at if _name(argument) == "dvc" else None
+    return None
 
 
 def _name(path: str) -> str:

@@ -9,7 +9,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import psutil
 
 from pipeline import token
+from pipeline.addresses import knock
 from pipeline.ending import Terminated, end
 from pipeline.errors import ClusterFailed, UserError, WorkersFailed
 from pipeline.progress import say
@@ -112,7 +112,7 @@ def _connect(compute: ComputeConfig, environments: bool) -> None:
                 ray.init(address="local", num_cpus=cores(), object_store_memory=OBJECT_STORE_BYTES,
                          include_dashboard=False, runtime_env=environment, **_QUIET)  # fmt: skip
         else:
-            _knock(address)
+            knock(address, KNOCK_S)
             if os.environ["RAY_AUTH_MODE"] == "token":
                 token.find_token()
             _show_token(address)
@@ -300,13 +300,6 @@ def results(references: Sequence[Any]) -> Iterator[Any]:
         except ray.exceptions.RayError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise WorkersFailed(f"a task died ({reason}); is there enough memory? run the same command again") from None
-
-
-def _knock(address: str) -> None:
-    """Fail at once where nothing listens: Ray itself would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _quoted_python() -> dict[str, str] | None:

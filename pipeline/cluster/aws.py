@@ -163,7 +163,7 @@ def _disks(node: Config, at: KeyPath) -> Problems:
 
 
 def _head(doc: Document) -> Problems:
-    name = doc.values.get("head_node_type", "")
+    name = _head_name(doc)
     head, at = section(doc.values, "available_node_types", name), ("available_node_types", name)
     for kind in ("CPU", "GPU") if head else ():
         if section(head, "resources").get(kind) != 0:
@@ -176,7 +176,7 @@ def _head(doc: Document) -> Problems:
 
 
 def _workers(doc: Document) -> Problems:
-    types, head = section(doc.values, "available_node_types"), doc.values.get("head_node_type", "")
+    types, head = section(doc.values, "available_node_types"), _head_name(doc)
     profile = section(types, head, "node_config").get("IamInstanceProfile")
     for name in types:
         at: KeyPath = ("available_node_types", name)
@@ -190,7 +190,7 @@ def _workers(doc: Document) -> Problems:
 
 
 def _spot(doc: Document) -> Problems:
-    types, head = section(doc.values, "available_node_types"), doc.values.get("head_node_type")
+    types, head = section(doc.values, "available_node_types"), _head_name(doc)
     on_demand = [section(types, name) for name in types if name != head and not _is_spot(section(types, name))]
     for name in types:
         spot = section(types, name)
@@ -211,6 +211,12 @@ def _watched(doc: Document) -> Problems:
         if not any("spot_watch.py" in text for _, text in commands(doc, "worker_start_ray_commands")):
             text = "nothing watches for EC2 to take spot instances back; start spot_watch.py after `ray start`"
             yield Problem(("worker_start_ray_commands",), text)
+
+
+def _head_name(doc: Document) -> str:
+    """Of the head's node type; empty where it is no name, which the schema tells of."""
+    name = doc.values.get("head_node_type")
+    return name if isinstance(name, str) else ""
 
 
 def _is_spot(node_type: Config) -> bool:

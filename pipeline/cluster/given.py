@@ -3,6 +3,7 @@
 import getpass
 import re
 from argparse import Namespace
+from dataclasses import replace
 
 from pipeline.cluster.recipe import Local
 from pipeline.errors import UserError
@@ -11,6 +12,8 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
 _PATH = re.compile(r"(~?/)?[\w.@+-]+(/[\w.@+-]+)*")  # what neither YAML nor a shell reads as anything else
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,39}")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+OPTIONS = ("name", "ssh_key", "token", "venv", "head_cpus", "worker_cpus", "object_store_mib")  # that have a default
 
 
 def given_machines(args: Namespace) -> Local:
@@ -29,19 +32,26 @@ def given_machines(args: Namespace) -> Local:
     if twice is not None:
         raise UserError(f"--workers: {twice} is named twice; each machine is the head or one worker")
     user = args.ssh_user or getpass.getuser()
-    _expect(_NAME, "--name", args.name, "at most 40 letters, digits and hyphens, beginning with a letter")
+    given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    local = replace(Local(head=args.head, workers=args.workers, ssh_user=user), **given)
+    _expect(_NAME, "--name", local.name, "at most 40 letters, digits and hyphens, beginning with a letter")
     _expect(_USER, "--ssh-user", user, "a user's name")
-    for option, value in (("--ssh-key", args.ssh_key), ("--token", args.token), ("--venv", args.venv)):
+    for option, value in (("--ssh-key", local.ssh_key), ("--token", local.token), ("--venv", local.venv)):
         if value is not None:
             _expect(_PATH, option, value, "a path of letters, digits and . _ @ + -")
-    for option, value in (("--head-cpus", args.head_cpus), ("--worker-cpus", args.worker_cpus)):
+    for option, value in (("--head-cpus", local.head_cpus), ("--worker-cpus", local.worker_cpus)):
         if value is not None and value < 0:
             raise UserError(f"{option}: expected at least 0, got {value}")
     if args.object_store_mib is not None and args.object_store_mib < 75:
         raise UserError(f"--object-store-mib: expected at least 75, which Ray needs, got {args.object_store_mib}")
-    return Local(name=args.name, head=args.head, workers=args.workers, ssh_user=user, ssh_key=args.ssh_key,
-                 token=args.token, venv=args.venv, head_cpus=args.head_cpus, worker_cpus=args.worker_cpus,
-                 object_store_mib=args.object_store_mib)  # fmt: skip
+    return local
+
+
+def refuse_options(args: Namespace) -> None:
+    """Raises UserError where an option for given machines was given, but no provider of them."""
+    for name in ("out", "head", "workers", "ssh_user", *OPTIONS):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: only for machines that you name; add --provider local")
 
 
 def _expect(pattern: re.Pattern[str], option: str, value: str, expected: str) -> None:

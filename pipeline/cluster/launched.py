@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.cluster.findings import Document, KeyPath, Problem, Problems, items, section, texts
 from pipeline.cluster.recipe import ENVIRONMENT, TOKEN
+from pipeline.secret import secret_in
 
 HEAD, WORKER = "head_start_ray_commands", "worker_start_ray_commands"
 SETUPS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
@@ -16,10 +17,8 @@ MAKE_TOKEN = "(umask 077 && ray get-auth-token --generate > /dev/null)"
 
 _PINNED = re.compile(r"(?<![\w.])([A-Za-z][\w.-]*)(?:\[[^]]*\])?==([\w.+]+)")
 _OPEN = re.compile(r"\b0\.0\.0\.0\b|(?<![\w:])::(/0)?(?![\w:])")
-_SECRETS = re.compile(
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|PRIVATE KEY-|\bgh[pousr]_\w{20,}|://[^/\s:@]+:[^/\s:@]+@"
-    r"|(?<!sha256:)\b[0-9a-f]{32,}\b|\b\w*(?:SECRET|PASSWORD|AUTH_TOKEN)\w*=(?!\$)\S+",
-    re.IGNORECASE,
+_ASSIGNED = re.compile(  # what in other files is often no secret
+    r"(?<!sha256:)\b[0-9a-f]{32,}\b|\b\w*(?:SECRET|PASSWORD|AUTH_TOKEN)\w*=(?!\$)\S+", re.IGNORECASE
 )
 _SECRET_KEYS = re.compile(r"secret_?access_?key|password|passwd|api_?key|auth_?token$", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"[\w-]*REPLACE_ME")
@@ -154,9 +153,8 @@ def versions(doc: Document) -> Problems:
 def secrets(doc: Document) -> Problems:
     """Secrets, and addresses that let everyone in. What was found is not shown."""
     for at, text in texts(doc.values):
-        for match in _SECRETS.finditer(text):
-            shown = match[0][:4]
-            yield Problem(at, f"looks like a secret ({shown}…): whoever reads this file has it; keep it out")
+        if kind := secret_in(text) or ("a password or token" if _ASSIGNED.search(text) else None):
+            yield Problem(at, f"holds what looks like {kind}: whoever reads this file has it; keep it out")
         if _OPEN.search(text) and "--dashboard-host" not in text:
             yield Problem(at, f"open to all: {_OPEN.search(text)[0]}; name who may come in")  # type: ignore[index]
         if at and text == at[-1] and _SECRET_KEYS.search(text) and text not in (TOKEN,):

@@ -59,6 +59,8 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: no such file; `python -m pipeline cluster render` writes the project's own") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder; name a file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a file that you may read") from None
     if len(data) > MOST_BYTES:
         raise UserError(f"{path}: larger than {MOST_BYTES // 1024} KiB, which no cluster file is")
     try:

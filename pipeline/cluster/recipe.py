@@ -91,6 +91,7 @@ class Kubernetes:
     namespace: str = "vae-pipeline"
     image: str = "registry-REPLACE_ME/vae-pipeline"
     origin: str = "https://git-REPLACE_ME/vae-pipeline.git"
+    email: str = "vae-pipeline@git-REPLACE_ME"
     bucket: str = "bucket-REPLACE_ME"
     schedule: str = "30 2 * * *"
     timezone: str = "Etc/UTC"

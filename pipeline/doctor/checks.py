@@ -11,17 +11,22 @@ from pipeline.doctor.finding import Check, Finding, ok, run_all
 OVERLOADED = "see whether this machine is overloaded"
 
 
-def diagnose(root: Path, params: Params, address: str | None, *, start_ray: bool) -> list[Finding]:
+def diagnose(
+    root: Path, params: Params, address: str | None, *, start_ray: bool, plain_http: bool = False
+) -> list[Finding]:
     """Look at everything.
 
     Args:
         address: of a Ray cluster, whose every node is asked too.
         start_ray: without an address, start Ray on this machine.
+        plain_http: the token may travel in clear text over a network.
     """
-    return run_all(checks(root, params, address, start_ray=start_ray))
+    return run_all(checks(root, params, address, start_ray=start_ray, plain_http=plain_http))
 
 
-def checks(root: Path, params: Params, address: str | None, *, start_ray: bool) -> Sequence[Check]:
+def checks(
+    root: Path, params: Params, address: str | None, *, start_ray: bool, plain_http: bool = False
+) -> Sequence[Check]:
     compute = params.compute
     network = "see the network, the address and the credentials"
     found = [
@@ -46,7 +51,9 @@ def checks(root: Path, params: Params, address: str | None, *, start_ray: bool) 
     ]
     where = address or (cluster.LOCAL if start_ray else None)
     if where is not None:
-        found.append(Check("Ray", lambda: cluster.look(root, where), cluster.LIMIT_S + 5, OVERLOADED))
+        found.append(
+            Check("Ray", lambda: cluster.look(root, where, plain_http=plain_http), cluster.LIMIT_S + 5, OVERLOADED)
+        )
     return found
 
 

@@ -8,20 +8,17 @@ A process of its own, because Ray may wait for minutes, and ends the process tha
 import json
 import platform
 import secrets
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import token
+from pipeline.addresses import knock
 from pipeline.doctor import machine, node, places
 from pipeline.doctor.finding import Finding, broken, failed, ok
 from pipeline.ending import end
@@ -36,13 +33,15 @@ REFUSED = "InvalidAuthToken"  # Ray logs it every second, while it goes on tryin
 _START = "start it (`ray up cluster.yaml`), correct --address or compute.address, or set it to null to run here"
 
 
-def look(root: Path, address: str) -> Iterator[Finding]:
+def look(root: Path, address: str, *, plain_http: bool = False) -> Iterator[Finding]:
     """Findings of a process of its own."""
-    if address != LOCAL and (dead := _dead(address)):
-        yield broken(WHAT, f"nothing answers at {address} ({dead})", _START)
-        return
     if address.startswith(("http://", "https://")):
-        yield _job_server(address)
+        yield _job_server(address, plain_http=plain_http)
+        return
+    try:
+        knock(address, KNOCK_S)
+    except OSError as error:
+        yield broken(WHAT, f"nothing answers at {address} ({error.strerror or error})", _START)
         return
     command = [sys.executable, "-m", "pipeline.doctor.cluster", address]
     with subprocess.Popen(
@@ -64,33 +63,15 @@ def look(root: Path, address: str) -> Iterator[Finding]:
         yield broken(WHAT, f"ended with {child.returncode} ({reason})", "look into /tmp/ray/session_latest/logs")
 
 
-def _dead(address: str) -> str | None:
-    """Why nothing answers there: Ray itself would go on trying for minutes."""
-    scheme, _, rest = address.rpartition("://")
-    host, _, port = rest.partition("/")[0].rpartition(":")
-    if not port.isdigit():
-        host, port = rest.partition("/")[0], {"http": "80", "https": "443"}.get(scheme, "")
-    if not port:  # auto, or the name of a cluster
-        return None
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def _job_server(address: str) -> Finding:
+def _job_server(address: str, *, plain_http: bool) -> Finding:
     """A dashboard's address, which jobs are submitted to; it lets no driver in, so the nodes stay unseen."""
-    request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=_authorisation())
+    from pipeline.jobs.access import Access
+    from pipeline.jobs.cluster import ray_version
+
     try:
-        with urllib.request.urlopen(request, timeout=KNOCK_S) as answer:
-            version = json.load(answer)["ray_version"]
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return broken(WHAT, f"{address} refuses this token ({error.code})", token.COPY)
-        return broken(WHAT, f"{address} answers {error.code}", _START)
-    except (OSError, ValueError, KeyError) as error:
-        return broken(WHAT, f"{address} is no job server of Ray's ({type(error).__name__})", _START)
+        version = ray_version(Access.of(address, plain_http=plain_http))
+    except UserError as error:
+        return failed(WHAT, error)
     import ray
 
     if version != ray.__version__:
@@ -99,12 +80,6 @@ def _job_server(address: str) -> Finding:
         WHAT,
         f"{version} at {address}; for its nodes: `python -m pipeline submit --wait -- python -m pipeline doctor`",
     )
-
-
-def _authorisation() -> dict[str, str]:
-    with suppress(token.NoToken):
-        return {"Authorization": f"Bearer {token.find_token()}"}
-    return {}
 
 
 def main(address: str) -> None:

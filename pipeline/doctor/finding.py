@@ -1,12 +1,12 @@
 """What a check finds, and how checks are run: beside each other, each for a limited time, never with a traceback."""
 
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pipeline.addresses import without_passwords
 from pipeline.errors import UserError
 
 Level = Literal["ok", "warning", "broken"]
@@ -104,4 +104,4 @@ def _clean(text: str) -> str:
     for name in SECRETS:
         if secret := os.environ.get(name):
             text = text.replace(secret, "***")
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+    return without_passwords(text)

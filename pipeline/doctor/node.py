@@ -68,7 +68,7 @@ def _storage(asked: Asked) -> Iterator[Finding]:
         yield broken(
             what,
             f"{asked.storage} is another folder here than on the driver",
-            "set compute.storage to an address such as s3://BUCKET/runs, or to a folder all nodes mount",
+            "set compute.storage to an address such as s3://BUCKET/vae-pipeline/runs, or to a folder all nodes mount",
         )
     except UserError as error:
         yield failed(what, error)

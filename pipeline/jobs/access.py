@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from pipeline.addresses import without_credentials
 from pipeline.errors import UserError
 from pipeline.token import find_token
 
@@ -20,20 +21,29 @@ class Access:
 
     @classmethod
     def of(cls, address: str | None, *, plain_http: bool = False) -> "Access":
-        """Raises UserError where there is no token, others can read it, or it would travel in clear text."""
+        """Raises UserError: no address; no token, one that others can read, or one that would travel in clear text."""
         given = (address or os.environ.get(ADDRESS) or DEFAULT).rstrip("/")
-        parts = urlsplit(given)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.path:
-            raise UserError(
-                f"--address {parts.hostname or given}: expected http://HOST:PORT of the cluster's dashboard"
-            )
-        if parts.scheme == "http" and not _is_loopback(parts.hostname) and not plain_http:
+        scheme, host, port = _parts(given)
+        if scheme == "http" and not _is_loopback(host) and not plain_http:
             raise UserError(
                 f"--address {given}: the token would travel in clear text; tunnel the port "
-                f"(ssh -N -L 8265:localhost:{parts.port or 80} {parts.hostname}) and leave --address out, "
+                f"(ssh -N -L 8265:localhost:{port} {host}) and leave --address out, "
                 "use https, or allow it with --plain-http"
             )
         return cls(given, find_token())
+
+
+def _parts(given: str) -> tuple[str, str, int]:
+    """Scheme, host and port."""
+    try:
+        parts = urlsplit(given)
+        port = parts.port
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        parts, port = urlsplit(""), None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.path:
+        shown = without_credentials(given) if "@" in given else given
+        raise UserError(f"--address {shown}: expected http://HOST:PORT of the cluster's dashboard")
+    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
 def _is_loopback(host: str) -> bool:

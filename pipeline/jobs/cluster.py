@@ -1,6 +1,5 @@
 """The cluster's job service, with errors that say what to do."""
 
-import json
 import logging
 import os
 import shlex
@@ -9,13 +8,15 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from pipeline.errors import ClusterFailed, UserError
+from pipeline.files import parse_json
 from pipeline.jobs.access import ADDRESS, Access
 from pipeline.jobs.spec import PREFIX, Job
 from pipeline.token import COPY
@@ -33,6 +34,7 @@ TALKATIVE = (  # they tell of each file and connection
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
+OTHER = f"name its address with --address or {ADDRESS}"
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -103,7 +105,7 @@ class Cluster:
     def __init__(self, access: Access) -> None:
         """Raises ClusterFailed, in one line, where it does not."""
         self.access = access
-        _knock(access)
+        ray_version(access)
         _bypass_proxy(access.address)
         from ray.job_submission import JobSubmissionClient
 
@@ -195,33 +197,43 @@ class Cluster:
         return "" if usual else f" --address {shlex.quote(self.access.address)}"
 
 
-def _knock(access: Access) -> None:
-    """Find out what answers, quickly: Ray's client waits without end."""
-    mode = json.loads(_get(access, "/api/authentication_mode")).get("authentication_mode")
-    if mode != "token":
+def ray_version(access: Access) -> str:
+    """What answers there, if it accepts the token. Quickly: Ray's client waits without end.
+
+    Raises:
+        ClusterFailed: nothing does, or something else, or it accepts any token or not this one.
+    """
+    if _get(access, "/api/authentication_mode").get("authentication_mode") != "token":
         raise ClusterFailed(
             f"{access.address}: this cluster asks for no token, so whoever reaches it can run anything on it; "
             "start it with RAY_AUTH_MODE=token"
         )
-    _get(access, "/api/version")
+    return str(_get(access, "/api/version").get("ray_version"))
 
 
-def _get(access: Access, path: str) -> bytes:
+def _get(access: Access, path: str) -> dict[str, Any]:
     address = access.address
     request = Request(address + path, headers={"Authorization": f"Bearer {access.token}"})
     opener = build_opener(ProxyHandler({})) if _is_near(address) else build_opener()
     try:
         with opener.open(request, timeout=ANSWER_S) as answer:
-            return bytes(answer.read())
+            found = parse_json(answer.read())
+        if not isinstance(found, dict):
+            raise ValueError("a value of JSON that is no object")
+        return found
     except HTTPError as error:
         if error.code in {401, 403}:
             raise ClusterFailed(f"{address}: the cluster refuses the token (HTTP {error.code}); {COPY}") from None
-        raise ClusterFailed(f"{address}: answers {path} with HTTP {error.code}; is it Ray's dashboard?") from None
-    except (URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        raise ClusterFailed(
+            f"{address}: answers {path} with HTTP {error.code}, so it is not Ray's dashboard; {OTHER}"
+        ) from None
+    except ValueError as error:
+        raise ClusterFailed(f"{address}: what answers {path} is not Ray's dashboard ({error}); {OTHER}") from None
+    except (OSError, HTTPException) as error:
+        reason = str(getattr(error, "reason", error)).strip()
         raise ClusterFailed(
             f"{address}: no Ray cluster answers ({reason}); start it (`ray up cluster.yaml`) and open the tunnel "
-            f"(`ray dashboard cluster.yaml`), or name its address with --address or {ADDRESS}"
+            f"(`ray dashboard cluster.yaml`), or {OTHER}"
         ) from None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.ending import is_dvc
+from pipeline.ending import dvc_at
 from pipeline.errors import UserError
 
 EXAMPLE = "python -m pipeline submit --wait -- dvc exp run"
@@ -64,9 +64,9 @@ class Command:
 
 
 def _at(words: Sequence[str]) -> int | None:
-    if not is_dvc(words):
+    dvc = dvc_at(words)
+    if dvc is None:
         return None
-    dvc = next(i for i, word in enumerate(words) if word.rpartition("/")[2] == "dvc")
     rest = [i for i in range(dvc + 1, len(words)) if not words[i].startswith("-")]
     first = [words[i] for i in rest[:2]]
     if first[:1] == ["repro"]:

@@ -16,6 +16,7 @@ AWAY_S = 120.0  # that a cluster may not answer, for instance while a tunnel is 
 RETRY_S = 2.0
 AT_HOME = re.compile(r"^job: experiment \S+ is at origin$", re.MULTILINE)
 BEGUN = "Running entrypoint for job "
+KEPT = 64 * 1024  # characters of a log: a job says last that its experiment is home
 
 
 class JobFailed(UserError):
@@ -31,7 +32,7 @@ class Log:
 
     Attributes:
         seen: characters that came.
-        text: of the last attempt.
+        text: the end of it, of the last attempt alone.
     """
 
     def __init__(self, skip: int) -> None:
@@ -40,7 +41,7 @@ class Log:
     def take(self, part: str) -> None:
         fresh = part[max(0, self.skip - self.seen) :]
         self.seen += len(part)
-        self.text = (self.text + fresh).rpartition(BEGUN)[2]
+        self.text = (self.text + fresh).rpartition(BEGUN)[2][-KEPT:]
         sys.stdout.write(fresh)
         sys.stdout.flush()
 
@@ -63,7 +64,7 @@ def follow(cluster: Cluster, id: str, *, skip: int = 0) -> None:
             f"stop it: python -m pipeline jobs stop{option} {id}"
         )
         raise Terminated if isinstance(error, Terminated) else KeyboardInterrupt from None
-    tell_end(record, pushed=AT_HOME.search(log.text) is not None)
+    tell_end(record, pushed=is_home(log.text))
 
 
 async def _followed(cluster: Cluster, id: str, log: Log) -> Record:
@@ -95,6 +96,11 @@ async def _followed(cluster: Cluster, id: str, log: Log) -> Record:
             if record.is_over:
                 return record
         await asyncio.sleep(RETRY_S)
+
+
+def is_home(log: str) -> bool:
+    """Whether the last attempt that a log tells of has sent an experiment home."""
+    return AT_HOME.search(log.rpartition(BEGUN)[2]) is not None
 
 
 def tell_end(record: Record, *, pushed: bool) -> None:

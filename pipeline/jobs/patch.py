@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.git import git, git_bytes
-from pipeline.jobs.secret import is_secret_file, secret_in
+from pipeline.secret import is_secret_file, secret_in
 
 NAMED = 3  # files in a message
 _PLAIN = ("--no-color", "--no-ext-diff", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")

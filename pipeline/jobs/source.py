@@ -5,10 +5,10 @@ from configparser import ConfigParser, Error
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.addresses import without_passwords
 from pipeline.errors import UserError, did_you_mean
 from pipeline.git import GitFailed, git
 from pipeline.jobs.patch import changed_files, named, patch_of
-from pipeline.jobs.secret import without_password
 from pipeline.progress import say
 
 ORIGIN = "origin"
@@ -25,7 +25,7 @@ class Source:
         patch: changes to the commit; empty: none.
         origin: the repository's address for the head, without a password.
         home: what origin is called at home.
-        place: the repository's address at home.
+        place: the repository's address at home, for this machine.
         locked: whether there is a dvc.lock.
         remote: DVC's, where it is not the default one.
         author, email: of the user.
@@ -57,7 +57,7 @@ class Source:
         top, folder = _place(project)
         commit = _commit(top, ref)
         patch = _changes(top, commit, ref=ref, dirty=dirty)
-        place = _origin(top, origin)
+        place, address = _origin(top, origin)
         chosen = _remote(_dvc_config(top, folder, commit, patch), remote)
         if chosen is not None:
             say(f"note: {chosen}")
@@ -65,7 +65,6 @@ class Source:
         _check_pushed(top, commit, place, ref)
         home = ORIGIN if _has_origin(top) else place
         locked = _text(top, folder, "dvc.lock", commit, patch) is not None
-        address = without_password(origin or place)
         return cls(top, folder, commit, patch, address, home, locked, remote, author, email, place)
 
     def check_name(self, name: str | None) -> None:
@@ -114,17 +113,21 @@ def _has_origin(top: Path) -> bool:
     return ORIGIN in git(top, "remote").splitlines()
 
 
-def _origin(top: Path, given: str | None) -> str:
-    """Where the commit must be: what the head clones."""
+def _origin(top: Path, given: str | None) -> tuple[str, str]:
+    """Where the commit must be: the repository's address for this machine, and `given` or the same for the head."""
     if given is None and not _has_origin(top):
         raise UserError(
             f"{top}: no Git remote `origin`, from which the head could clone; add it: git remote add origin URL"
         )
-    address = given or git(top, "remote", "get-url", ORIGIN)
-    if without_password(address) != address:
+    here = git(top, "remote", "get-url", ORIGIN) if _has_origin(top) else str(given)
+    there = _absolute(top, given or here)
+    if without_passwords(there) != there:
         say("note: the password in origin's address stays here; the head needs its own access to origin")
-    local = "://" not in address and ":" not in address
-    return str((top / address).resolve()) if local else address
+    return _absolute(top, here), without_passwords(there)
+
+
+def _absolute(top: Path, address: str) -> str:
+    return str((top / address).resolve()) if ":" not in address else address
 
 
 def _text(top: Path, folder: str, name: str, commit: str, patch: bytes) -> str | None:
@@ -161,7 +164,7 @@ def _remote(config: ConfigParser, name: str | None) -> str | None:
     if chosen is None or not urls:
         raise UserError(
             ".dvc/config: no DVC remote in the commit, so results could not come home; "
-            "add one and commit: dvc remote add -d storage s3://BUCKET/PATH"
+            "add one and commit: dvc remote add -d storage s3://BUCKET/vae-pipeline/dvc"
         )
     if chosen not in urls:
         raise UserError(f".dvc/config: no DVC remote {chosen!r} in the commit{did_you_mean(chosen, urls)}")
@@ -171,7 +174,7 @@ def _remote(config: ConfigParser, name: str | None) -> str | None:
     if not Path(url).is_absolute():
         raise UserError(
             f".dvc/config: the DVC remote {chosen!r} is the folder {url}, which would be one of the head's; "
-            f"results come home through an address: dvc remote modify {chosen} url s3://BUCKET/PATH"
+            f"results come home through an address: dvc remote modify {chosen} url s3://BUCKET/vae-pipeline/dvc"
         )
     return f"the DVC remote {chosen!r} is the folder {url}: the job uses that of the head"
 
@@ -184,7 +187,7 @@ def _ident(top: Path, part: str) -> str:
 
 
 def _check_pushed(top: Path, commit: str, place: str, ref: str | None) -> None:
-    shown = without_password(place)
+    shown = without_passwords(place)
     try:
         tips = _tips(top, place)
         if _is_in(top, commit, tips.values()):
@@ -196,7 +199,7 @@ def _check_pushed(top: Path, commit: str, place: str, ref: str | None) -> None:
                 return
     except GitFailed as error:
         raise UserError(
-            f"origin ({shown}) does not answer: {without_password(str(error))}; check the address and your access"
+            f"origin ({shown}) does not answer: {without_passwords(str(error))}; check the address and your access"
         ) from None
     what = "HEAD" if ref is None else f"{ref}:refs/heads/BRANCH"
     raise UserError(f"commit {commit[:12]} is not at origin ({shown}); push it: git push origin {what}")

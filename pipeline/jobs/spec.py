@@ -16,8 +16,8 @@ from pipeline.errors import UserError
 from pipeline.jobs import head
 from pipeline.jobs.command import Command
 from pipeline.jobs.head.clone import PATCH
-from pipeline.jobs.secret import secret_in
 from pipeline.jobs.source import Source
+from pipeline.secret import secret_in
 
 PREFIX = "exp-"
 STOP_S = 60  # that a job has to end after SIGTERM, before Ray kills it

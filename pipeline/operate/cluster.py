@@ -1,6 +1,7 @@
 """write the files that describe a Ray cluster, and check one before `ray up`"""
 
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import Params
@@ -15,7 +16,8 @@ examples:
 _RENDER = (
     "Without --provider, writes the files that are committed: cluster.yaml (AWS), deploy/cluster-local.yaml (given "
     "machines), deploy/rayjob.yaml and deploy/raycronjob.yaml (Kubernetes) and deploy/aws/ (policies). With it, prints "
-    "one file, or writes it to --out."
+    "one file, or writes it to --out. A file that is there and differs, such as one that you have filled in, stays "
+    "without --force."
 )
 _CHECK = (
     "Ray's own validation and what it misses: keys of the provider, EC2's model of a launch, files that are not there, "
@@ -30,14 +32,15 @@ def arguments(parser: ArgumentParser) -> None:
     add = actions.add_parser("render", help="write the files, or one for given machines", description=_RENDER)
     add.add_argument("--provider", choices=["local"], help="given machines, with the options below")
     add.add_argument("--out", type=Path, metavar="FILE", help="write there; without it, print")
-    add.add_argument("--name", metavar="N", default="vae-pipeline", help="of the cluster; vae-pipeline without it")
+    add.add_argument("--force", action="store_true", help="write over files that differ too")
+    add.add_argument("--name", metavar="N", help="of the cluster; vae-pipeline without it")
     add.add_argument("--head", metavar="ADDRESS", help="of the machine that leads")
     add.add_argument("--workers", metavar="ADDRESS,...", type=_list, help="of the machines that train")
     add.add_argument("--ssh-user", metavar="USER", help="who logs in; you, without it")
-    add.add_argument("--ssh-key", metavar="FILE", default="~/.ssh/id_ed25519", help="private key, without passphrase")
-    add.add_argument("--token", metavar="FILE", default="~/.ray/auth_token", help="the cluster's token, here")
+    add.add_argument("--ssh-key", metavar="FILE", help="private key, without passphrase; ~/.ssh/id_ed25519 without it")
+    add.add_argument("--token", metavar="FILE", help="the cluster's token, here; ~/.ray/auth_token without it")
     add.add_argument("--venv", metavar="FOLDER", help="environment that all machines have; nothing is installed then")
-    add.add_argument("--head-cpus", type=int, default=0, metavar="N", help="for work on the head; none without it")
+    add.add_argument("--head-cpus", type=int, metavar="N", help="for work on the head; none without it")
     add.add_argument("--worker-cpus", type=int, metavar="N", help="for work on each worker; all without it")
     add.add_argument("--object-store-mib", type=int, metavar="N", help="of each node; Ray's default without it")
     add.set_defaults(do=_render)
@@ -52,23 +55,38 @@ def main(params: Params, args: Namespace) -> None:
 
 
 def _render(args: Namespace) -> None:
-    from pipeline.cluster.given import given_machines
+    from pipeline.cluster.given import given_machines, refuse_options
     from pipeline.cluster.recipe import read_versions
     from pipeline.cluster.render import committed, local_yaml
-    from pipeline.files import write_text
     from pipeline.progress import say
 
     if args.provider is None:
-        for path, text in committed().items():
-            write_text(path, text)
-            say(f"{path}: written")
+        refuse_options(args)
+        _write(committed(), force=args.force)
         return
     text = local_yaml(given_machines(args), read_versions())
     if args.out is None:
         print(text, end="")
     else:
-        write_text(args.out, text)
-        say(f"{args.out}: written; next: ray up {args.out}")
+        _write({args.out: text}, force=args.force)
+        say(f"next: ray up {args.out}")
+
+
+def _write(texts: Mapping[Path, str], *, force: bool) -> None:
+    """All of them or, without `force` where one would replace what differs, none."""
+    from pipeline.errors import UserError
+    from pipeline.files import write_text
+    from pipeline.progress import say
+
+    differing = [str(path) for path, text in texts.items() if path.is_file() and path.read_bytes() != text.encode()]
+    if differing and not force:
+        raise UserError(
+            f"{', '.join(differing)}: there, and not what would be written, so nothing was; "
+            "keep what you have filled in, or write over it with --force"
+        )
+    for path, text in texts.items():
+        write_text(path, text)
+        say(f"{path}: written")
 
 
 def _check(args: Namespace) -> None:

@@ -28,6 +28,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="ADDRESS", help="of a Ray cluster, whose every node is asked; compute.address without it"
     )
+    parser.add_argument("--plain-http", action="store_true", help="let the token travel in clear text over a network")
     parser.add_argument("--ray", action="store_true", help="without an address: see whether Ray starts here")
     parser.add_argument("--json", action="store_true", help="a list of {level, what, told, remedy}")
 
@@ -35,7 +36,8 @@ def arguments(parser: ArgumentParser) -> None:
 def main(params: Params, args: Namespace) -> None:
     from pipeline.doctor.checks import diagnose
 
-    found = diagnose(Path(), params, args.address or params.compute.address, start_ray=args.ray)
+    address = args.address or params.compute.address
+    found = diagnose(Path(), params, address, start_ray=args.ray, plain_http=args.plain_http)
     if args.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     else:

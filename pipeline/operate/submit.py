@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   python -m pipeline submit --wait -- dvc exp run
-  python -m pipeline submit --compute workers=4 storage=s3://BUCKET/runs -- dvc exp run -S train.epochs=20
+  python -m pipeline submit --compute workers=4 storage=s3://BUCKET/vae-pipeline/runs cache=/mnt/cache/shards \\
+    -- dvc exp run -S train.epochs=20
   python -m pipeline submit --ref v1.2 --name again -- dvc repro
 
 On the head, the job clones origin, fetches what is needed from the DVC remote, runs COMMAND, pushes what was made to
@@ -87,9 +89,13 @@ def compute_of(given: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--compute {word}: expected KEY=VALUE; COMMAND comes after `--`")
         try:
-            compute[key.removeprefix("compute.")] = YAML(typ="safe").load(text)
+            compute[key.removeprefix("compute.")] = value = YAML(typ="safe").load(text)
+            json.dumps(value)
         except YAMLError:
             raise UserError(f"--compute {word}: not a value of YAML; quote it") from None
+        except TypeError:  # a date, for one
+            found, quoted = type(value).__name__, shlex.quote(f'{key}="{text}"')
+            raise UserError(f"--compute {word}: a {found} to YAML; quote it: {quoted}") from None
     with _compute(compute):
         try:
             load_params()
@@ -113,7 +119,7 @@ def _compute(values: dict[str, Any]) -> Iterator[None]:
 
 def submit(cluster: "Cluster", job: "Job", *, wait: bool) -> None:
     """Send it, unless it runs or has succeeded; with `wait`, follow it."""
-    from pipeline.jobs.following import follow, tell_end
+    from pipeline.jobs.following import follow, is_home, tell_end
 
     record, skip = cluster.record(job.id), 0
     if record is not None and record.status in {"FAILED", "STOPPED"}:
@@ -129,7 +135,7 @@ def submit(cluster: "Cluster", job: "Job", *, wait: bool) -> None:
     elif record.is_over:
         say(f"{job.id} has succeeded already; nothing was submitted")
         if not wait:
-            tell_end(record, pushed=True)
+            tell_end(record, pushed=is_home(cluster.log(job.id)))
             return
     else:
         say(f"{job.id} runs already; nothing was submitted")

@@ -26,6 +26,9 @@ ON_AWS = [
     Plant(
         "head_node_type: head", "head_node_type: header", "head_node_type", "must be one of", "head_node_type: header"
     ),
+    Plant(
+        "head_node_type: head", "head_node_type: [head]", "head_node_type", "is not of type", "head_node_type: [head]"
+    ),
     Plant("GPU: 1}\n    min", "GPU: 0.5}\n    min", f"{SPOT}.resources.GPU", "not of type 'integer'", "GPU: 0.5"),
     Plant("  region:", "  regoin: x\n  region:", "provider.regoin", "did you mean 'region'", "regoin: x"),
     Plant(
@@ -75,7 +78,7 @@ ON_AWS = [
         "full rights on EC2 and S3",
         "&node",
     ),
-    Plant(ENV, f"{ENV} RAY_AUTH_TOKEN=abc", "setup_commands.4", "a secret (RAY_", "- >-\n    grep"),
+    Plant(ENV, f"{ENV} RAY_AUTH_TOKEN=abc", "setup_commands.4", "a token of Ray's", "- >-\n    grep"),
     Plant("      ImageId", "      UserData: x\n      ImageId", f"{NODE}.UserData", "use setup_commands", "UserData"),
     Plant(
         "{CPU: 0, GPU: 0}",
@@ -159,7 +162,7 @@ ON_AWS = [
         "cluster_name: vae",
         "metadata: {key: AKIA" + "A" * 16 + "}\ncluster_name: vae",
         "metadata.key",
-        "looks like a secret (AKIA",
+        "looks like an AWS access key",
         "metadata:",
     ),
     Plant(

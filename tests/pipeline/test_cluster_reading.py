@@ -60,6 +60,8 @@ def test_a_file_that_is_not_there_or_no_text_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.yaml: no such file; `python -m pipeline cluster render`"):
         read(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe4\n")
+    with pytest.raises(UserError, match=r"latin.yaml/x: cannot be read \(Not a directory\); name a file"):
+        read(tmp_path / "latin.yaml" / "x")
     with pytest.raises(UserError, match="not UTF-8"):
         read(tmp_path / "latin.yaml")
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def load(text: str) -> Any:
 
 @pytest.mark.parametrize("path", committed(VERSIONS), ids=str)
 def test_a_committed_file_is_what_the_recipe_gives(path: Path) -> None:
-    again = "run `python -m pipeline cluster render`, and commit"
+    again = "run `python -m pipeline cluster render --force`, and commit"
     assert (ROOT / path).read_text(encoding="utf-8") == committed(VERSIONS)[path], again
 
 
@@ -81,6 +82,39 @@ def test_given_machines_enter_the_file_and_pass_the_check(
     assert "REPLACE_ME" not in out.read_text()
     assert check(out, ROOT).wrong == ()
     assert "next: ray up" in capsys.readouterr().err
+
+
+def test_a_file_that_was_filled_in_stays_without_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("constraints.txt", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    render = ["cluster", "render"]
+    assert main(render) == 0
+    filled_in, gone = tmp_path / "deploy/aws/head-policy.json", tmp_path / "cluster.yaml"
+    made = filled_in.read_text()
+    filled_in.write_text(made.replace("bucket-REPLACE_ME", "mine"))
+    gone.unlink()
+    capsys.readouterr()
+    assert main(render) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: deploy/aws/head-policy.json: there, and not what would be written, so nothing was;")
+    assert not gone.exists()
+    assert "mine" in filled_in.read_text()
+    assert main([*render, "--force"]) == 0
+    assert filled_in.read_text() == made
+    assert gone.exists()
+
+
+@pytest.mark.parametrize("option", ["--name", "--head", "--workers", "--venv", "--head-cpus", "--out"])
+def test_an_option_for_given_machines_is_refused_without_them(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["cluster", "render", option, "1"]) == 1
+    line = f"error: {option}: only for machines that you name; add --provider local\n"
+    assert capsys.readouterr().err == line
 
 
 def test_every_address_becomes_a_worker() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.jobs.cluster import Record, chosen
-from pipeline.jobs.following import JobFailed, tell_end
+from pipeline.jobs.following import BEGUN, KEPT, JobFailed, Log, is_home, tell_end
 from pipeline.operate.jobs import table
 
 
@@ -56,3 +56,16 @@ def test_the_end_of_a_job_is_told_with_its_exit_code(capsys: pytest.CaptureFixtu
             tell_end(record("exp-a-1", status, code, message="the supervisor died"), pushed=False)
         assert failed.value.code == ends_with
     assert str(failed.value) == "exp-a-1 could not run: the supervisor died"
+
+
+def test_of_a_long_log_the_end_is_kept_and_only_the_last_attempt_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    log, home = Log(skip=5), "job: experiment exp-a-1 is at origin\n"
+    parts = ["skip\n", home, BEGUN[:9], BEGUN[9:], *(["x" * 999 + "\n"] * 200)]
+    for part in parts:
+        log.take(part)
+    assert capsys.readouterr().out == "".join(parts[1:])
+    assert len(log.text) <= KEPT
+    assert not is_home("".join(parts))
+    log.take(home[:20])
+    log.take(home[20:])
+    assert is_home(log.text)

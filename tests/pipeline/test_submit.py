@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from answering import answering
 from dvc_project import TinyProject
 from jobs_project import Submitter
 
 from pipeline.__main__ import main
+from pipeline.addresses import without_passwords
 from pipeline.errors import UserError
 from pipeline.jobs.access import Access
 from pipeline.jobs.command import Command
-from pipeline.jobs.secret import secret_in, without_password
 from pipeline.jobs.source import Source
 from pipeline.jobs.spec import Job
 from pipeline.operate.submit import compute_of
+from pipeline.secret import secret_in
 
 UNREACHABLE = "http://127.0.0.1:9"  # nothing may be asked of it here: that would be another message
 
@@ -120,8 +122,27 @@ def test_without_a_repository_origin_or_remote_it_says_what_to_do(
 
 
 def test_an_origin_that_does_not_answer_is_told(submitter: Submitter, refused: Callable[..., str]) -> None:
-    line = refused("--origin", f"{submitter.origin}-gone", *RUN)
+    submitter.project.git("remote", "set-url", "origin", f"{submitter.origin}-gone")
+    try:
+        line = refused(*RUN)
+    finally:
+        submitter.project.git("remote", "set-url", "origin", str(submitter.origin))
     assert line.startswith(f"origin ({submitter.origin}-gone) does not answer: ")
+
+
+def test_the_address_for_the_head_is_not_asked_here(submitter: Submitter) -> None:
+    there = "https://127.0.0.1:9/for-the-head.git"
+    source = Source.of(submitter.project.path, origin=there)
+    source.check_name("free")
+    assert (source.origin, source.place, source.home) == (there, str(submitter.origin), "origin")
+    submitter.project.git("remote", "rename", "origin", "other")
+    try:
+        with pytest.raises(UserError, match=rf"origin \({there}\) does not answer"):
+            Source.of(submitter.project.path, origin=there)
+        alone = Source.of(submitter.project.path, origin=str(submitter.origin))
+    finally:
+        submitter.project.git("remote", "rename", "other", "origin")
+    assert alone.origin == alone.place == alone.home == str(submitter.origin)
 
 
 def test_settings_are_checked_before_anything_is_sent(
@@ -131,6 +152,10 @@ def test_settings_are_checked_before_anything_is_sent(
     assert "did you mean 'workers'?" in refused("--compute", "workerz=2", *RUN)
     assert refused("--compute", "workers=0", *RUN).startswith("--compute workers: expected auto, an integer of at le")
     assert refused("--compute", "workers", *RUN) == "--compute workers: expected KEY=VALUE; COMMAND comes after `--`"
+    assert refused("--compute", "storage=2026-08-01", *RUN) == (
+        "--compute storage=2026-08-01: a date to YAML; quote it: 'storage=\"2026-08-01\"'"
+    )
+    assert compute_of(['storage="2026-08-01"'])["storage"] == "2026-08-01"
     monkeypatch.delenv("PIPELINE_COMPUTE", raising=False)
     given = compute_of(["workers=[1, 2]", "storage=s3://bucket/runs", "trial_cpus=0.5", "shards=null"])
     assert given == {
@@ -209,6 +234,8 @@ def test_what_is_told_of_a_job_holds_no_secret(submitter: Submitter, tmp_path: P
         ("dvc -v exp run --pull", "dvc -v exp run --allow-missing --name N --pull"),
         ("dvc repro train", "dvc repro --pull --allow-missing train"),
         ("python -m dvc experiments run", "python -m dvc experiments run --pull --allow-missing --name N"),
+        ("python -m dvc.__main__ exp run", "python -m dvc.__main__ exp run --pull --allow-missing --name N"),
+        ("python -W dvc venv/bin/dvc.exe repro", "python -W dvc venv/bin/dvc.exe repro --pull --allow-missing"),
         ("dvc push", "dvc push"),
         ("make repro", "make repro"),
     ],
@@ -259,14 +286,46 @@ def test_a_token_does_not_travel_in_clear_text(monkeypatch: pytest.MonkeyPatch) 
         Access.of("http://10.0.0.1:8265")
     assert Access.of("http://10.0.0.1:8265", plain_http=True).address == "http://10.0.0.1:8265"
     assert Access.of("https://10.0.0.1:8265").address == "https://10.0.0.1:8265"
-    with pytest.raises(UserError, match="expected http://HOST:PORT"):
-        Access.of("ray://10.0.0.1:10001")
+
+
+@pytest.mark.parametrize(
+    "address", ["ray://10.0.0.1:10001", "http://head:82a65", "http://127.0.0.1:82a65", "http://[::1"]
+)
+def test_what_is_no_address_is_one_line(refused: Callable[..., str], address: str) -> None:
+    assert refused("--address", address, *RUN) == (
+        f"--address {address}: expected http://HOST:PORT of the cluster's dashboard"
+    )
+    assert "word" not in refused("--address", "http://me:a/word@head:8265", *RUN)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "no Ray cluster answers (SSH-2.0-OpenSSH_9.2"),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "what answers /api/authentication_mode is not Ray's dashboard (Expecting"),
+        (b"HTTP/1.0 200 OK\r\n\r\n[]", "what answers /api/authentication_mode is not Ray's dashboard (a value of JSON"),
+        (b"HTTP/1.0 404 No\r\n\r\n", "answers /api/authentication_mode with HTTP 404, so it is not Ray's dashboard"),
+        (b'HTTP/1.0 200 OK\r\n\r\n{"authentication_mode": "disabled"}', "this cluster asks for no token"),
+    ],
+    ids=["ssh", "html", "list", "404", "open"],
+)
+def test_what_answers_and_is_no_cluster_is_one_line(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, answer: bytes, says: str
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # not on the way to this machine itself
+    with answering(answer) as address:
+        assert refused("--address", address, *RUN, code=6).startswith(f"{address}: {says}")
 
 
 def test_addresses_lose_their_passwords() -> None:
-    assert without_password("https://me:word@example.org/a.git") == "https://example.org/a.git"
-    assert without_password("https://word@example.org/a.git") == "https://example.org/a.git"
-    assert without_password("ssh://git@example.org/a.git") == "ssh://git@example.org/a.git"
-    assert without_password("ssh://git:word@example.org/a.git") == "ssh://example.org/a.git"
-    assert without_password("git@example.org:a.git") == "git@example.org:a.git"
+    assert without_passwords("https://me:word@example.org/a.git") == "https://example.org/a.git"
+    assert without_passwords("https://word@example.org/a.git") == "https://example.org/a.git"
+    assert without_passwords("ssh://git@example.org/a.git") == "ssh://git@example.org/a.git"
+    assert without_passwords("ssh://git:word@example.org/a.git") == "ssh://example.org/a.git"
+    assert without_passwords("git@example.org:a.git") == "git@example.org:a.git"
+    text = "'https://me:word@example.org/' and http://HOST:PORT, s3://key:word@bucket/x, ssh://git@example.org/a"
+    shown = "'https://example.org/' and http://HOST:PORT, s3://bucket/x, ssh://git@example.org/a"
+    assert without_passwords(text) == shown
     assert secret_in("nothing here: s3://bucket/path, me@example.org, ssh://git@example.org") is None
+    assert secret_in("export RAY_AUTH_TOKEN=$(cat token) RAY_AUTH_TOKEN_PATH=token") is None
+    assert secret_in("RAY_AUTH_TOKEN: 0123") == "a token of Ray's"

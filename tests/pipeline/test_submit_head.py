@@ -95,6 +95,21 @@ def test_results_that_cannot_be_pushed_are_an_error(submitter: Submitter, tmp_pa
     assert submitter.clone(job).exists()
 
 
+def test_another_experiment_of_the_name_stays_and_the_results_are_kept(submitter: Submitter) -> None:
+    project = submitter.project
+    job = submitter.job("dvc", "exp", "run", "-S", "train.epochs=6", name="taken")
+    reference = f"refs/exps/{job.source.commit[:2]}/{job.source.commit[2:]}/taken"
+    theirs = project.git("commit-tree", "-p", "HEAD", "-m", "theirs", "HEAD^{tree}")
+    project.git("push", "-q", "origin", f"{theirs}:{reference}")
+    printed = submitter.run(job, code=1)
+    assert "job: error: origin has another experiment taken on this commit, so the results are not home" in printed
+    assert "experiment taken is at origin" not in printed
+    assert submitter.clone(job).exists()
+    assert project.git("ls-remote", "origin", reference).split()[0] == theirs
+    project.git("push", "-q", "--delete", "origin", reference)
+    assert "job: experiment taken is at origin" in submitter.run(job)
+
+
 def test_an_origin_that_the_head_cannot_read_is_one_line(submitter: Submitter, tmp_path: Path) -> None:
     job = submitter.job("true", name="elsewhere")
     object.__setattr__(job.source, "origin", str(tmp_path / "nowhere.git"))

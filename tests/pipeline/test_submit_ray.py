@@ -83,6 +83,8 @@ def test_what_ray_knows_of_a_job_holds_no_secret_and_its_workers_get_no_folder(d
     assert json.loads(config)["runtime_env"] == {}
     assert json.loads(config)["metadata"]["compute"] == compute
     assert desk.head.token not in printed
+    again = desk.run("submit", "--compute", "workers=3", "--", "python", "-c", show)
+    assert re.fullmatch(r"(exp-\S+) has succeeded already; nothing was submitted\n\1 succeeded\n", again)
 
 
 def test_the_code_of_a_stage_that_fails_comes_back_and_the_job_is_started_again(desk: Desk) -> None:

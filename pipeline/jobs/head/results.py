@@ -26,7 +26,24 @@ def deliver(job: Job, project: Path, env: dict[str, str]) -> None:
         say(f"pushed {len(others)} more experiments: {' '.join(others)}")
     force = ["--force"] if job.replace else []
     dvc("exp", "push", *force, *remote, "origin", job.experiment, project=project, env=env)
+    check_home(job, project, env)
     say(f"experiment {job.experiment} is at origin")
+
+
+def check_home(job: Job, project: Path, env: dict[str, str]) -> None:
+    """DVC leaves another experiment of the same name at origin as it is, and ends well.
+
+    Raises:
+        Failed: there is one.
+    """
+    reference = dict(experiments(project, env))[job.experiment]
+    listed = git(project, "ls-remote", "origin", reference, env=env)
+    if listed.partition("\t")[0] != git(project, "rev-parse", reference, env=env):
+        raise Failed(
+            f"origin has another experiment {job.experiment} on this commit, so the results are not home; they are "
+            f"kept on the head; remove that one (dvc exp remove --git-remote origin {job.experiment}) and submit "
+            "again, or choose another name"
+        )
 
 
 def save(job: Job, project: Path, env: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What must not leave this machine with a job: whatever looks like a secret."""
+"""What looks like a secret, and must not be in a file that others read, nor leave this machine with a job."""
 
 import re
 from pathlib import PurePosixPath
@@ -9,7 +9,7 @@ _KINDS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a token of GitHub's": r"\b(gh[pousr]_\w{30,}|github_pat_\w{30,})",
     "a password in an address": r"\w+://[^/@\s:]+:[^/@\s]+@",
-    "a token of Ray's": r"RAY_AUTH_TOKEN\s*[=:]\s*\S+",
+    "a token of Ray's": r"RAY_AUTH_TOKEN\s*[=:]\s*(?![\"']?\$)\S+",
 }
 
 
@@ -23,8 +23,3 @@ def is_secret_file(name: str) -> bool:
     path = PurePosixPath(name)
     own = path.name in {".env", "auth_token", "id_rsa", "id_ed25519"} or path.name.startswith(".env.")
     return own or path.parts[-2:] == (".dvc", "config.local")
-
-
-def without_password(address: str) -> str:
-    """An address without the user and password in it; a user of SSH alone is no secret."""
-    return re.sub(r"\b(?!ssh://[^/@\s:]+@)(\w+://)[^/@\s]+@", r"\1", address)
