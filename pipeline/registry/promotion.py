@@ -56,8 +56,8 @@ def promote(
         root: the top of the Git repository with the project, the cache of which, or the remote, has the model.
         commit: any revision; its dvc.lock says which model.
         message: of the tags; says why.
-        push_to: a remote repository. The model's files go to the DVC remote first, then the tags to there, then they are
-            made here.
+        push_to: a remote repository. The model's files go to the DVC remote first, then the tags to there, then they
+            are made here.
 
     Raises:
         UserError: the commit's dvc.lock has no model of the family, or is not that of its code and parameters; nobody
