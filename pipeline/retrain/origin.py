@@ -18,9 +18,7 @@ def listed(home: Path) -> dict[str, str]:
     try:
         lines = git_lines(home, "ls-remote", ORIGIN)
     except GitFailed as error:
-        raise UserError(
-            f"{ORIGIN}: no answer ({error}); check `git remote -v`, and run the same command again"
-        ) from None
+        raise UserError(f"{ORIGIN}: no answer ({error}); check `git remote -v`, run the same command again") from None
     return {ref: sha for sha, ref in (line.split("\t") for line in lines)}
 
 

@@ -67,6 +67,13 @@ def own_git() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> RegistryProject:
     project = RegistryProject.make(tmp_path_factory.mktemp("published") / "made")
+    for name, text, more in (
+        ("dvc.yaml", "      - artifacts/${item.family}\n", "      - models/${item.family}/best\n"),
+        ("export.sh", 'mkdir -p "artifacts/$1"\n', 'mkdir -p "models/$1/best"\n'),
+        (".gitignore", "/artifacts/\n", "/models/\n"),
+    ):
+        path = project.path / name
+        path.write_text(path.read_text().replace(text, text + more))
     project.train(latent_dim=5)
     project.tiny.git("push", "-q", "origin", "main")
     return project
@@ -165,10 +172,10 @@ def test_a_proposal_on_a_branch_with_other_commits_says_what_to_do(night: Night)
     for _ in range(2):
         promotion.propose(night.clone, night.made, "nightly")
     other = night.clone.git("commit-tree", "-p", night.clone.head, "-m", "another night", f"{night.made}^{{tree}}")
-    with pytest.raises(UserError, match="^--branch: nightly at origin has other commits; merge or delete it there"):
+    with pytest.raises(UserError, match=r"^--branch: nightly at origin has other commits; merge or delete it there"):
         promotion.propose(night.clone, other, "nightly")
     assert listed(night.project.path)["refs/heads/nightly"] == night.made
     shutil.rmtree(night.project.origin)
-    with pytest.raises(UserError, match="^cannot push nightly to origin"):
+    with pytest.raises(UserError, match=r"^cannot push nightly to origin"):
         promotion.propose(night.clone, other, "nightly")
     assert night.project.tiny.git("for-each-ref", promotion.KEPT) == ""
