@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 from pipeline.registry.versions import champion
 
 RETRAIN = ("python", "-m", "pipeline", "retrain")
+ENV = {"OMP_NUM_THREADS": "1"}  # so small a model only waits for more threads
 LIMIT_S = 1500  # of one night on a busy machine
 SOURCE = "incoming/images.npz"
 VALUES = {
@@ -116,7 +117,7 @@ class Nights:
         return self.run(*RETRAIN, *options, code=code)
 
     def run(self, *command: str, code: int = 0) -> str:
-        running = self.project.start(*command)
+        running = self.project.start(*command, env=ENV)
         printed, _ = running.communicate(timeout=LIMIT_S)
         assert running.returncode == code, f"ended with {running.returncode}:\n{printed}"
         return printed
@@ -258,12 +259,12 @@ def test_fifth_night_it_is_killed_while_it_trains_and_the_same_command_finishes(
     before, experiments = nights.state(), nights.experiments()
     known = {path.name for path in (nights.project.path / ".runs").glob("vae-*")}
     nights.bring(slice(1797))
-    running = nights.project.start(*RETRAIN, "--push")
+    running = nights.project.start(*RETRAIN, "--push", env=ENV)
     try:
-        wait_for(lambda: (nights.project.path / ".dvc/tmp/retrain/clone").exists(), "the clone", 200)
+        wait_for(lambda: (nights.project.path / ".dvc/tmp/retrain/clone").exists(), "the clone", LIMIT_S)
         printed = nights.retrain("--push", code=7)
         assert f"error: process {running.pid} is retraining here; wait for it (--wait SECONDS)" in printed
-        wait_for(lambda: new_checkpoints(nights, known), "a checkpoint", 200)
+        wait_for(lambda: new_checkpoints(nights, known), "a checkpoint", LIMIT_S)
         children = psutil.Process(running.pid).children(recursive=True)
     finally:
         running.send_signal(signal.SIGKILL)
