@@ -1,6 +1,7 @@
 """Git's commands on a repository at any path, as its plumbing: without questions, and with nobody's surroundings."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from pipeline.errors import UserError
 
 LOCATING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
 LIMIT_S = 120.0  # for a remote repository to answer
+PUSH_LIMIT_S = 600.0  # with the objects of commits, and what hooks of the user's do
+_REFUSED = re.compile(r"\[remote rejected\] \((?!atomic)(.+)\)")
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}  # nobody would see a question
 
 
@@ -21,6 +24,19 @@ class GitFailed(UserError):
         super().__init__(f"`git {command}`: {reason}")
 
 
+class Rejected(GitFailed):
+    """A remote repository took nothing of a push.
+
+    Attributes:
+        newer: it has there what is not here; else it does not allow it (a protected branch, a hook).
+    """
+
+    def __init__(self, said: str) -> None:
+        refused = _REFUSED.search(said)
+        super().__init__("push", f"error: {refused[1]}\n{said}" if refused else said)
+        self.newer = "[rejected]" in said
+
+
 def git(root: Path, *command: str, given: str = "", env: dict[str, str] | None = None, limit_s: float = LIMIT_S) -> str:
     """Standard output, without the end of line.
 
@@ -32,6 +48,11 @@ def git(root: Path, *command: str, given: str = "", env: dict[str, str] | None =
         GitFailed: it ended with an error, or took longer than `limit_s` seconds.
     """
     return git_bytes(root, *command, given=given, env=env, limit_s=limit_s).decode(errors="replace").rstrip("\n")
+
+
+def git_lines(root: Path, *command: str) -> list[str]:
+    """The lines of standard output. `str.splitlines` also ends them at what names and messages may hold."""
+    return [line for line in git(root, *command).split("\n") if line]
 
 
 def git_bytes(
@@ -57,6 +78,21 @@ def git_bytes(
     if done.returncode:
         raise GitFailed(command[0], (done.stderr + done.stdout).decode(errors="replace").strip())
     return done.stdout
+
+
+def push(root: Path, remote: str, *refs: str) -> None:
+    """Push all of the refs or none.
+
+    Raises:
+        Rejected: the remote repository does not take them.
+        GitFailed: it cannot be asked.
+    """
+    try:
+        git(root, "push", "--atomic", "--porcelain", "--no-follow-tags", remote, *refs, limit_s=PUSH_LIMIT_S)
+    except GitFailed as error:
+        if "rejected]" in error.said:
+            raise Rejected(error.said) from None
+        raise
 
 
 def commit_of(root: Path, revision: str) -> str:

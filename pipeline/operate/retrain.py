@@ -37,8 +37,12 @@ def arguments(parser: ArgumentParser) -> None:
     add("--force", action="store_true", help="go on where there is nothing new")
     add("--out", metavar="DIR", type=Path, help="for decision.json and decision.md; else below .runs/retrain")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--push", action="store_true", help="branch and tags to origin, models to the DVC remote")
-    where.add_argument("--branch", metavar="NAME", nargs="?", const="", help="push a branch to review, and no tags")
+    where.add_argument(
+        "--push", action="store_true", help="branch, tags and experiment to origin, its files to the DVC remote"
+    )
+    where.add_argument(
+        "--branch", metavar="NAME", nargs="?", const="", help="the same with a branch to review, and no tags"
+    )
 
 
 def main(params: Params, args: Namespace) -> None:

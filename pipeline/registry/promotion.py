@@ -34,7 +34,6 @@ class _How:
     stage: str
     message: str
     push_to: str | None
-    refs: Sequence[str]
     dry_run: bool
 
 
@@ -47,7 +46,6 @@ def promote(
     bump: Bump = "minor",
     stage: str = STAGE,
     push_to: str | None = None,
-    refs: Sequence[str] = (),
     dry_run: bool = False,
 ) -> Promotion:
     """Give the commit's model of a family a version, where it has none yet, and bring it into a stage.
@@ -58,9 +56,8 @@ def promote(
         root: the top of the Git repository with the project, the cache of which, or the remote, has the model.
         commit: any revision; its dvc.lock says which model.
         message: of the tags; says why.
-        push_to: a remote repository. The model's files go to the DVC remote first, then `refs` and the tags to there in
-            one step, then the tags are made here.
-        refs: more to push in that step, such as `COMMIT:refs/heads/main`.
+        push_to: a remote repository. The model's files go to the DVC remote first, then the tags to there, then they
+            are made here.
 
     Raises:
         UserError: the commit's dvc.lock has no model of the family, or is not that of its code and parameters; nobody
@@ -75,10 +72,10 @@ def promote(
         return Promotion(found, before, ())
     made = artifact.artifact_in(root, family, commit)
     artifact.check_current(root, made)
-    _keep(root, made, push=push_to is not None, dry_run=dry_run)
+    keep(root, made, push=push_to is not None, dry_run=dry_run)
     version = found or _planned(history, commit, bump, message)
     new = () if found is not None else (tags.NewTag(version.tag, commit, message),)
-    return _assign(root, history, version, new, _How(stage, message, push_to, refs, dry_run))
+    return _assign(root, history, version, new, _How(stage, message, push_to, dry_run))
 
 
 def rollback(
@@ -107,8 +104,8 @@ def rollback(
     if version == current:
         return Promotion(version, current, ())
     made = artifact.artifact_in(root, family, version.commit)
-    _keep(root, made, push=push_to is not None, dry_run=dry_run)
-    return _assign(root, history, version, (), _How(stage, message, push_to, (), dry_run))
+    keep(root, made, push=push_to is not None, dry_run=dry_run)
+    return _assign(root, history, version, (), _How(stage, message, push_to, dry_run))
 
 
 def check_clean(root: Path) -> None:
@@ -123,8 +120,13 @@ def check_clean(root: Path) -> None:
         raise UserError(f"{changed[0][3:]}{more}: changed since HEAD; commit or stash it, or name a commit with --rev")
 
 
-def _keep(root: Path, made: artifact.Artifact, *, push: bool, dry_run: bool) -> None:
-    """See that the files can be had, and with `push` that the DVC remote has them."""
+def keep(root: Path, made: artifact.Artifact, *, push: bool, dry_run: bool = False) -> None:
+    """See that the files can be had, and with `push` that the DVC remote has them.
+
+    Raises:
+        UserError: nobody could get them, or there is no DVC remote.
+        StorageFailed: the DVC remote does not answer or take them.
+    """
     stored = artifact.where(root, made)
     if not stored.cached and not stored.remote:
         where = "the cache" if stored.remote is None else "the cache or the DVC remote"
@@ -147,7 +149,7 @@ def _assign(root: Path, history: History, version: Version, new: Sequence[tags.N
     assigned = tags.NewTag(f"{history.name}#{how.stage}#{history.next_counter}", version.commit, how.message)
     wanted, before = (*new, assigned), history.champion(how.stage)
     if not how.dry_run:
-        tags.write(root, wanted, history.next_date(), push_to=how.push_to, refs=how.refs)
+        tags.write(root, wanted, history.next_date(), push_to=how.push_to)
         version = History.of(root, history.family).at(version.commit) or version
     return Promotion(version, before, tuple(tag.name for tag in wanted))
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.git import GitFailed, git
-
-PUSH_LIMIT_S = 600.0  # with the objects of the commit, and what hooks of the user's do
+from pipeline.git import GitFailed, Rejected, git, push
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class NewTag:
     message: str
 
 
-def write(root: Path, tags: Sequence[NewTag], seconds: int, *, push_to: str | None, refs: Sequence[str] = ()) -> None:
+def write(root: Path, tags: Sequence[NewTag], seconds: int, *, push_to: str | None) -> None:
     """Make the tags at once.
 
     With `push_to` they are made in that remote repository first, so that no tag is here which is not there.
@@ -27,7 +25,6 @@ def write(root: Path, tags: Sequence[NewTag], seconds: int, *, push_to: str | No
     Args:
         seconds: the date that they get, in seconds of the epoch.
         push_to: name or address of a remote repository; None: none.
-        refs: more to push in the same step, such as `COMMIT:refs/heads/main`.
 
     Raises:
         UserError: Git does not know who tags, a tag is there already, or the remote repository did not take them; then
@@ -36,7 +33,7 @@ def write(root: Path, tags: Sequence[NewTag], seconds: int, *, push_to: str | No
     who = _identity(root, seconds)
     objects = {tag.name: _object(root, tag, who) for tag in tags}
     if push_to is not None:
-        _push(root, push_to, [*refs, *(f"{sha}:refs/tags/{name}" for name, sha in objects.items())])
+        _push(root, push_to, [f"{sha}:refs/tags/{name}" for name, sha in objects.items()])
     lines = ["start", *(f"create refs/tags/{name} {sha}" for name, sha in objects.items()), "prepare", "commit"]
     try:
         git(root, "update-ref", "--stdin", given="\n".join(lines) + "\n")
@@ -63,11 +60,11 @@ def _identity(root: Path, seconds: int) -> str:
 
 def _push(root: Path, remote: str, refs: Sequence[str]) -> None:
     try:
-        git(root, "push", "--atomic", "--porcelain", "--no-follow-tags", remote, *refs, limit_s=PUSH_LIMIT_S)
+        push(root, remote, *refs)
     except GitFailed as error:
-        if "[rejected]" in error.said:
+        if isinstance(error, Rejected) and error.newer:
             raise UserError(
-                f"{remote} has newer tags or commits; `git fetch --tags {remote}`, look at them, and run the same "
+                f"{remote} has newer tags; `git fetch --tags {remote}`, look at them, and run the same "
                 "command again; nothing was changed"
             ) from None
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import UserError
-from pipeline.git import git
+from pipeline.git import git_lines
 from pipeline.registry.names import STAGE, artifact_name
 
 Bump = Literal["major", "minor", "patch"]
@@ -83,8 +83,7 @@ class History:
         """Read the tags of the repository at `root`."""
         name = artifact_name(family)
         patterns = (f"refs/tags/{name}@*", f"refs/tags/{name}#*")
-        listed = git(root, "for-each-ref", f"--format={_FORMAT}", *patterns)
-        events = (_event(line) for line in listed.splitlines())
+        events = (_event(line) for line in git_lines(root, "for-each-ref", f"--format={_FORMAT}", *patterns))
         key = (event for event in events if event is not None)
         return cls(family, name, tuple(sorted(key, key=lambda event: (event.date, event.rank, event.counter))))
 
@@ -189,11 +188,6 @@ def champion(root: Path, family: str, stage: str = STAGE) -> Version | None:
         root: a Git repository, with a work tree or bare.
     """
     return History.of(root, family).champion(stage)
-
-
-def versions(root: Path, family: str) -> tuple[Version, ...]:
-    """The family's registered versions, the oldest number first."""
-    return History.of(root, family).versions
 
 
 def _event(line: str) -> Event | None:

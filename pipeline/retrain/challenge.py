@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.config import Params
-from pipeline.git import GitFailed, git
 from pipeline.registry.promotion import promote as register
+from pipeline.retrain import experiment
 from pipeline.retrain.champions import Champion, champion_of
 from pipeline.retrain.clone import Clone
 from pipeline.retrain.data_gate import manifest_of
@@ -36,8 +36,8 @@ def trained(clone: Clone, params: Params, families: Sequence[str], name: str) ->
     Raises:
         ChildFailed: a stage failed.
     """
-    reference = _reference(clone.head, name)
-    found = _commit(clone, reference)
+    reference = experiment.reference(clone.head, name)
+    found = experiment.commit(clone.home, reference)
     if found is not None:
         clone.go_to(found)
         if all((clone.root / MODELS / family / "best").exists() for family in families):
@@ -46,13 +46,6 @@ def trained(clone: Clone, params: Params, families: Sequence[str], name: str) ->
     targets = [] if set(families) == set(params.families) else [f"export@{family}" for family in families]
     clone.dvc("exp", "run", *clone.pulling, "--name", name, *targets)
     return clone.git("rev-parse", "--verify", reference)
-
-
-def show(clone: Clone) -> None:
-    """Let the project have the experiments of the clone, those of a sweep too, for `dvc exp show`."""
-    pattern = f"refs/exps/{clone.head[:2]}/{clone.head[2:]}/*"
-    quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
-    git(clone.home, "fetch", *quiet, str(clone.root), f"+{pattern}:{pattern}")
 
 
 def judged(clone: Clone, params: Params, families: Sequence[str], brought: Mapping[str, Brought]) -> list[Verdict]:
@@ -65,16 +58,3 @@ def _verdict(clone: Clone, params: Params, family: str, brought: Brought | None)
     before = None if brought is None else of_champion(clone, params, brought)
     now = of_challenger(clone, family)
     return Verdict(family, champion, before, now, decide(before, now, params.retrain))
-
-
-def _reference(head: str, name: str) -> str:
-    from dvc.repo.experiments.refs import ExpRefInfo
-
-    return str(ExpRefInfo(head, name))
-
-
-def _commit(clone: Clone, reference: str) -> str | None:
-    try:
-        return git(clone.home, "rev-parse", "--verify", "--quiet", reference)
-    except GitFailed:
-        return None

@@ -11,7 +11,7 @@ from pipeline.config import Params, fingerprint
 from pipeline.errors import UserError
 from pipeline.git import GitFailed, git
 from pipeline.progress import say
-from pipeline.retrain import promotion, report
+from pipeline.retrain import experiment, origin, promotion, report
 from pipeline.retrain.alone import alone
 from pipeline.retrain.clone import PLACE, Clone, cloned
 from pipeline.retrain.data_gate import gated
@@ -47,6 +47,15 @@ class Options:
     branch: str | None = None
     out: Path | None = None
     wait_s: float = 0.0
+
+    @property
+    def publishes(self) -> bool:
+        """Whether origin and the DVC remote get something."""
+        return not self.dry_run and (self.push or self.branch is not None)
+
+    def proposed(self, name: str) -> str:
+        """The branch of a proposal, of an experiment `name`."""
+        return self.branch or f"retrain/{name}"
 
 
 def retrain(home: Path, params: Params, options: Options) -> int:
@@ -87,9 +96,9 @@ def _night(home: Path, params: Params, options: Options) -> int:
     say(sources.said())
     if not sources.is_new and not options.force:
         return NOTHING_NEW
-    if options.push and not options.dry_run:
-        promotion.check_origin(home, branch, head)
     name = f"retrain-{head[:7]}-{fingerprint([sources.digest, list(options.families)])[:8]}"
+    if options.publishes:
+        _ask_origin(home, head, branch, options, name)
     begun = Report(name, head, sources, dry_run=options.dry_run)
     with cloned(home, head, params, sources) as clone:
         if not clone.remote and (options.push or options.branch is not None):
@@ -109,6 +118,16 @@ def _night(home: Path, params: Params, options: Options) -> int:
         return PROMOTED
 
 
+def _ask_origin(home: Path, head: str, branch: str | None, options: Options, name: str) -> None:
+    """That it would take what may come of this night; and what another checkout made of it already."""
+    there = origin.listed(home)
+    if options.push:
+        origin.check_push(home, there, branch, head)
+    experiment.fetch(home, there, head, name)
+    if options.branch is not None:
+        origin.check_branch(home, there, options.proposed(name), head, experiment.reference(head, name))
+
+
 def _decided(clone: Clone, params: Params, options: Options, checked: Report) -> Report:
     """The challenger trained, and compared with the champion; nothing of it where the data are refused."""
     from pipeline.retrain import challenge
@@ -116,13 +135,15 @@ def _decided(clone: Clone, params: Params, options: Options, checked: Report) ->
     if checked.refused:
         return checked
     brought = challenge.champions(clone, params, options.families)
-    experiment = challenge.trained(clone, params, options.families, checked.name)
+    made = challenge.trained(clone, params, options.families, checked.name)
     if not options.dry_run:
-        challenge.show(clone)
+        experiment.show(clone)
+    if options.publishes:
+        experiment.publish(clone, checked.name)
     decided = replace(checked, verdicts=tuple(challenge.judged(clone, params, options.families, brought)))
     if not decided.promoted or options.dry_run:
         return decided
-    return replace(decided, commit=promotion.commit_results(clone, decided, experiment))
+    return replace(decided, commit=promotion.commit_results(clone, decided, made))
 
 
 def _follow(clone: Clone, decided: Report, options: Options, branch: str | None, out: Path) -> None:
@@ -130,7 +151,7 @@ def _follow(clone: Clone, decided: Report, options: Options, branch: str | None,
     if options.branch is None:
         say(promotion.promote(clone, decided, decided.commit, branch=branch, push=options.push))
         return
-    proposed = options.branch or f"retrain/{decided.name}"
+    proposed = options.proposed(decided.name)
     promotion.propose(clone, decided.commit, proposed)
     say(f"{proposed} is at origin; open a pull request: gh pr create --head {proposed} --fill --body-file "
         f"{out / MARKDOWN}; after it is merged: python -m pipeline registry promote FAMILY")  # fmt: skip

@@ -10,17 +10,19 @@ from pathlib import Path
 
 from pipeline import files
 from pipeline.errors import UserError
-from pipeline.git import GitFailed, git
+from pipeline.git import GitFailed, Rejected, git, git_lines, push
 from pipeline.progress import say
+from pipeline.registry.artifact import artifact_in
+from pipeline.registry.promotion import keep
 from pipeline.registry.promotion import promote as register
 from pipeline.retrain import child
+from pipeline.retrain.champions import champion_of
 from pipeline.retrain.clone import PLACE, Clone
+from pipeline.retrain.origin import ORIGIN, in_the_way, listed
 from pipeline.retrain.report import Report
 
 JOURNAL = PLACE / "promotion.json"
 KEPT = "refs/retrain"  # what the journal names is held here until it is in its place
-ORIGIN = "origin"
-PUSH_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ def promote(clone: Clone, report: Report, commit: str, *, branch: str | None, pu
     """Bring the promoted families' models into the registry, and the commit onto the branch. What was done.
 
     Raises:
-        UserError: it cannot be done; nothing has changed.
+        UserError: it cannot be done, as when the registry has another champion by now; nothing has changed.
         StorageFailed: the DVC remote does not take the files; likewise.
     """
+    if push:
+        for family in _unregistered(report):
+            keep(clone.root, artifact_in(clone.root, family, clone.head), push=True)
     tags = _tag(clone, report, commit)
-    if clone.remote:
-        clone.dvc("push", "--quiet")
     kept = [f"+refs/tags/{tag}:{KEPT}/tags/{tag}" for tag in tags]
     _fetch(clone, f"+{commit}:{KEPT}/commit", *kept)
     objects = {tag: git(clone.home, "rev-parse", f"{KEPT}/tags/{tag}") for tag in tags}
@@ -78,10 +81,13 @@ def propose(clone: Clone, commit: str, branch: str) -> None:
     Raises:
         UserError: origin does not take it.
     """
-    clone.dvc("push", "--quiet")
     _fetch(clone, f"+{commit}:{KEPT}/commit")
     try:
-        _push(clone.home, f"{commit}:refs/heads/{branch}")
+        push(clone.home, ORIGIN, f"{commit}:refs/heads/{branch}")
+    except GitFailed as error:
+        if isinstance(error, Rejected) and error.newer:
+            raise UserError(in_the_way(branch)) from None
+        raise UserError(f"cannot push {branch} to {ORIGIN} ({error}); the same command goes on from here") from None
     finally:
         _tidy(clone.home)
 
@@ -90,59 +96,56 @@ def finish(home: Path) -> str | None:
     """Do what the journal says, as far as it is not done. What was done; None: there is no journal.
 
     Raises:
-        UserError: origin has commits or tags that came meanwhile (then the promotion is given up, and nothing has
-            changed), or does not answer.
+        GivenUp: that cannot be done any more, and the journal is gone.
+        UserError: origin does not answer; it is tried again the next time.
     """
     path = home / JOURNAL
     if not path.exists():
         _tidy(home)
         return None
     journal = Journal(**json.loads(path.read_text(encoding="utf-8")))
-    if journal.push and not _is_at_origin(home, journal):
-        refs = [f"{journal.commit}:refs/heads/{journal.branch}"]
-        try:
-            _push(home, *refs, *(f"{sha}:refs/tags/{tag}" for tag, sha in journal.tags.items()))
-        except Rejected:
-            path.unlink()
-            _tidy(home)
-            raise
+    try:
+        _check_tags(home, journal)
+        if journal.push:
+            _push(home, journal)
+    except GivenUp:
+        path.unlink()
+        _tidy(home)
+        raise
     _make_tags(home, journal)
     said = _advance(home, journal)
     path.unlink()
     _tidy(home)
-    tags = ", ".join(journal.tags) or "no new tags"
-    return f"{journal.name}: {tags}; {said}{', pushed to origin' if journal.push else ''}"
+    others = "pushed to origin" if journal.push else "others see it after `git push` of both and `dvc push`"
+    return f"{journal.name}: {', '.join(journal.tags) or 'no new tags'}; {said}, {others}"
 
 
-class Rejected(UserError):
-    """Origin has what is not here."""
+class GivenUp(UserError):
+    """A promotion that origin or this repository does not take."""
 
 
-def check_origin(home: Path, branch: str | None, head: str) -> None:
-    """That a push to origin could succeed: it has no commit and no tag that is not here.
-
-    Raises:
-        UserError: it has, or it does not answer, or no branch is checked out.
-    """
-    if branch is None:
-        raise UserError("--push: no branch is checked out; `git checkout main`, or propose a branch with --branch")
-    listed = [line.split("\t") for line in git(home, "ls-remote", ORIGIN).splitlines()]
-    there = {ref: sha for sha, ref in listed}
-    theirs = there.get(f"refs/heads/{branch}")
-    if theirs is not None and not _is_ancestor(home, theirs, head):
-        raise UserError(f"{ORIGIN}/{branch} has commits that are not here; `git pull --ff-only {ORIGIN} {branch}`")
-    here = set(git(home, "for-each-ref", "--format=%(refname)", "refs/tags").splitlines())
-    if missing := sorted(ref for ref in there if ref.startswith("refs/tags/") and ref.removesuffix("^{}") not in here):
-        raise UserError(f"{ORIGIN} has tags that are not here ({missing[0]}); `git fetch --tags {ORIGIN}`")
+def _unregistered(report: Report) -> list[str]:
+    """The families whose champion is no version yet."""
+    found = [verdict.champion for verdict in report.verdicts]
+    return [champion.family for champion in found if champion is not None and champion.version is None]
 
 
 def _tag(clone: Clone, report: Report, commit: str) -> list[str]:
-    """Make the tags in the clone. A champion that had none gets its own first: one can go back to it."""
-    made: list[str] = []
+    """Make the tags in the clone. A champion that had none gets its own first: one can go back to it.
+
+    Somebody may have promoted or rolled back here while it was trained, so the tags of before are those of now.
+    """
+    clone.git("fetch", "--quiet", "--prune", "--no-write-fetch-head", str(clone.home), "+refs/tags/*:refs/tags/*")
     for verdict in report.verdicts:
-        if verdict.champion is not None and verdict.champion.version is None:
-            message = f"the model before {report.name}"
-            made += register(clone.root, verdict.family, clone.head, message=message).tags
+        now = champion_of(clone.root, verdict.family, clone.head)
+        if now != verdict.champion:
+            raise UserError(
+                f"the champion of {verdict.family} is {now or 'none'} now, and was {verdict.champion or 'none'} when "
+                "the new model was compared with it; nothing was changed; run the same command again"
+            )
+    made: list[str] = []
+    for family in _unregistered(report):
+        made += register(clone.root, family, clone.head, message=f"the model before {report.name}").tags
     for verdict in report.promoted:
         message = f"{report.name}: {verdict.decision.metric} {verdict.decision.challenger:.4f}"
         made += register(clone.root, verdict.family, commit, message=message).tags
@@ -154,31 +157,56 @@ def _fetch(clone: Clone, *refs: str) -> None:
     git(clone.home, "fetch", *quiet, str(clone.root), *refs)
 
 
-def _push(home: Path, *refs: str) -> None:
+def _check_tags(home: Path, journal: Journal) -> None:
+    """That no tag of these names is another."""
+    here = _tags(home)
+    taken = next((tag for tag, sha in journal.tags.items() if here.get(tag, sha) != sha), None)
+    if taken is None:
+        return
+    if journal.push and _is_at_origin(home, journal):
+        raise GivenUp(
+            f"{ORIGIN} has the promotion {journal.name}, but here {taken} is another tag; "
+            f"`git fetch --tags --force {ORIGIN}`, and `git pull`"
+        )
+    raise GivenUp(f"{taken} was made here meanwhile; nothing was changed; run the same command again")
+
+
+def _push(home: Path, journal: Journal) -> None:
+    """Branch and tags in one step, unless that is done."""
+    if _is_at_origin(home, journal):
+        return
+    refs = [f"{journal.commit}:refs/heads/{journal.branch}"]
     try:
-        git(home, "push", "--atomic", "--porcelain", "--no-follow-tags", ORIGIN, *refs, limit_s=PUSH_LIMIT_S)
-    except GitFailed as error:
-        if "[rejected]" in error.said:
-            raise Rejected(
+        push(home, ORIGIN, *refs, *(f"{sha}:refs/tags/{tag}" for tag, sha in journal.tags.items()))
+    except Rejected as error:
+        if error.newer:
+            raise GivenUp(
                 f"{ORIGIN} has newer commits or tags; nothing was changed; `git pull`, and run the same command again"
             ) from None
+        raise GivenUp(
+            f"{ORIGIN} does not take branch and tags ({error}); nothing was changed; propose a branch with --branch"
+        ) from None
+    except GitFailed as error:
         raise UserError(f"cannot push to {ORIGIN} ({error}); the same command goes on from here") from None
 
 
 def _is_at_origin(home: Path, journal: Journal) -> bool:
     """Whether the push was done before: a tag of ours is there."""
-    listed = git(home, "ls-remote", "--tags", ORIGIN).splitlines()
-    there = {ref: sha for sha, ref in (line.split("\t") for line in listed)}
+    there = listed(home)
     return bool(journal.tags) and all(there.get(f"refs/tags/{tag}") == sha for tag, sha in journal.tags.items())
+
+
+def _tags(home: Path) -> dict[str, str]:
+    """Name of each tag here -> its object."""
+    lines = git_lines(home, "for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags")
+    return {tag: sha for tag, sha in (line.split(" ") for line in lines)}
 
 
 def _make_tags(home: Path, journal: Journal) -> None:
     """All that are missing at once."""
-    listed = git(home, "for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags").splitlines()
-    here = dict(line.split(" ") for line in listed)
-    wanted = {tag: sha for tag, sha in journal.tags.items() if here.get(tag) != sha}
-    lines = ["start", *(f"create refs/tags/{tag} {sha}" for tag, sha in wanted.items()), "prepare", "commit"]
-    git(home, "update-ref", "--stdin", given="\n".join(lines) + "\n")
+    here = _tags(home)
+    lines = [f"create refs/tags/{tag} {sha}" for tag, sha in journal.tags.items() if tag not in here]
+    git(home, "update-ref", "--stdin", given="\n".join(("start", *lines, "prepare", "commit")) + "\n")
 
 
 def _advance(home: Path, journal: Journal) -> str:
@@ -217,14 +245,6 @@ def checked_out(home: Path) -> str | None:
         return git(home, "symbolic-ref", "--quiet", "--short", "HEAD")
     except GitFailed:
         return None
-
-
-def _is_ancestor(home: Path, commit: str, head: str) -> bool:
-    try:
-        git(home, "merge-base", "--is-ancestor", commit, head)
-    except GitFailed:
-        return False
-    return True
 
 
 def _tidy(home: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.errors import StorageFailed, UserError
 from pipeline.registry.artifact import artifact_in, check_current, config_of, where
 from pipeline.registry.names import artifact_name, entries
 from pipeline.registry.promotion import Promotion, promote, rollback
-from pipeline.registry.versions import History, champion, versions
+from pipeline.registry.versions import History, champion
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # in a library below DVC
 
@@ -76,7 +76,7 @@ def test_a_commit_gets_a_version_and_a_stage_and_gto_reads_the_same(project: Reg
     assert (found.tag, found.by, found.message) == ("vae@v1.0.0", "A. User", "it is better")
     again = promoted(project, "main")
     assert (again.tags, again.previous) == (SECOND, found)
-    assert [version.version for version in versions(project.path, "vae")] == ["v1.0.0", "v1.1.0"]
+    assert [version.version for version in History.of(project.path, "vae").versions] == ["v1.0.0", "v1.1.0"]
     assert project.tiny.git("cat-file", "-t", "vae#prod#2") == "tag"
     shown = {each["version"]: each for each in gto.api.show(project.path, "vae")}
     assert shown["v1.0.0"]["commit_hexsha"] == first(project)
@@ -102,10 +102,10 @@ def at_an_address_that_holds_anywhere(project: RegistryProject) -> None:
 
 def test_the_bare_repository_and_the_dvc_remote_alone_give_the_model(project: RegistryProject) -> None:
     at_an_address_that_holds_anywhere(project)
-    done = promote(project.path, "vae", "HEAD", message="m", push_to="origin", refs=["HEAD:refs/heads/main"])
+    project.tiny.git("push", "-q", "origin", "main")
+    done = promoted(project, "HEAD", "origin")
     assert done.tags == FIRST
     assert project.tags(project.origin) == project.tags() == sorted(FIRST)
-    assert project.tiny.git("rev-parse", "origin/main") == project.head
     model = project.model()
     shutil.rmtree(project.path)
     alone = TinyProject(project.folder, project.folder / "ran")
@@ -181,18 +181,18 @@ def test_what_was_taken_back_with_gto_is_taken_back_here(project: RegistryProjec
     assert found.version == "v1.0.0"
     later()
     gto.api.deregister(project.path, "vae", version="v1.1.0")
-    assert [version.version for version in versions(project.path, "vae")] == ["v1.0.0"]
+    assert [version.version for version in History.of(project.path, "vae").versions] == ["v1.0.0"]
     assert History.of(project.path, "vae").next_version("minor") == "v1.2.0"
     later()
     gto.api.deprecate(project.path, "vae")
-    assert (champion(project.path, "vae"), versions(project.path, "vae")) == (None, ())
+    assert (champion(project.path, "vae"), History.of(project.path, "vae").versions) == (None, ())
 
 
 def test_tags_of_other_families_and_of_people_are_no_versions(project: RegistryProject) -> None:
     promote(project.path, "cvae", "HEAD", message="m")
     project.tiny.git("tag", "vae@v9.0.0")  # without a message, which GTO leaves out too
     project.tiny.git("tag", "-a", "-m", "m", "vae-note")
-    assert (champion(project.path, "vae"), versions(project.path, "vae")) == (None, ())
+    assert (champion(project.path, "vae"), History.of(project.path, "vae").versions) == (None, ())
     with pytest.raises(UserError, match=r"^wake_sleep: [0-9a-f]{10} holds no artifacts/wake_sleep in its dvc\.lock; "):
         promote(project.path, "wake_sleep", "HEAD", message="m")
 
@@ -302,7 +302,7 @@ def test_of_two_who_promote_one_is_refused_and_nothing_is_half_done(project: Reg
     for key, value in (("user.name", "B"), ("user.email", "b@example.org")):
         project.tiny.run("git", "-C", str(other), "config", key, value)
     before = project.tags(project.origin)
-    with pytest.raises(UserError, match=r"^origin has newer tags or commits; `git fetch --tags origin`.*nothing was"):
+    with pytest.raises(UserError, match=r"^origin has newer tags; `git fetch --tags origin`.*nothing was"):
         promote(other, "vae", "HEAD", message="m", push_to="origin")
     assert (project.tags(other), project.tags(project.origin)) == ([], before)
     project.tiny.run("git", "-C", str(other), "fetch", "-q", "--tags")
@@ -326,6 +326,24 @@ def test_an_origin_that_is_gone_changes_nothing(project: RegistryProject) -> Non
     assert project.tags() == []
 
 
+def test_an_origin_that_refuses_says_why_and_nothing_is_changed(project: RegistryProject) -> None:
+    hook = project.origin / "hooks" / "update"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text('#!/bin/sh\n[ "$1" != "refs/tags/vae#prod#1" ]\n')
+    hook.chmod(0o755)
+    with pytest.raises(UserError, match=r"^cannot push to origin .*hook declined.*; nothing was changed$"):
+        promoted(project, "HEAD", "origin")
+    assert project.tags() == project.tags(project.origin) == []
+
+
+@pytest.mark.parametrize("character", "\u2028\x85\x0b\x0c\r")
+def test_a_message_may_hold_what_ends_lines_elsewhere(project: RegistryProject, character: str) -> None:
+    promote(project.path, "vae", "HEAD", message=f"better{character}by far")
+    found = champion(project.path, "vae")
+    assert found is not None
+    assert (found.version, found.message) == ("v1.0.0", f"better{character}by far")
+
+
 def test_git_must_know_who_tags(project: RegistryProject) -> None:
     project.tiny.git("config", "--unset", "user.email")
     with pytest.raises(UserError, match=r"^Git does not know who you are; set user\.name and user\.email"):
@@ -336,8 +354,9 @@ def test_the_registry_of_a_bare_repository_is_read_and_rolled_back(project: Regi
     at_an_address_that_holds_anywhere(project)
     for key, value in (("user.name", "B"), ("user.email", "b@example.org")):
         project.tiny.git("-C", str(project.origin), "config", key, value)
+    project.tiny.git("push", "-q", "origin", "main")
     for commit in ("HEAD~2", "HEAD"):
-        promote(project.path, "vae", commit, message="m", push_to="origin", refs=["HEAD:refs/heads/main"])
+        promoted(project, commit, "origin")
     assert champion(project.origin, "vae") == champion(project.path, "vae")
     assert rollback(project.origin, "vae", message="m").version.version == "v1.0.0"
     assert "vae#prod#3" in project.tags(project.origin)

@@ -6,7 +6,8 @@ import pytest
 from promoting import NAME, SHIM, TAGS, Promoting
 
 from pipeline.errors import UserError
-from pipeline.retrain.promotion import JOURNAL, KEPT, check_origin, finish
+from pipeline.retrain.origin import check_branch, check_push, listed
+from pipeline.retrain.promotion import JOURNAL, KEPT, GivenUp, finish
 
 
 @pytest.fixture
@@ -92,7 +93,65 @@ def test_when_origin_has_moved_on_nothing_is_promoted_anywhere(promoting: Promot
     assert promoting.state() == before
     assert not (promoting.project.path / JOURNAL).exists()
     with pytest.raises(UserError, match="origin/main has commits that are not here"):
-        check_origin(promoting.project.path, "main", promoting.old)
+        check_push(promoting.project.path, listed(promoting.project.path), "main", promoting.old)
+
+
+def test_when_origin_protects_the_branch_the_promotion_is_given_up(promoting: Promoting) -> None:
+    hook = promoting.origin / "hooks" / "update"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text('#!/bin/sh\n[ "$1" != refs/heads/main ]\n')
+    hook.chmod(0o755)
+    before = promoting.state()
+    with pytest.raises(GivenUp, match=r"does not take branch and tags \(.*hook declined\).*propose .* with --branch$"):
+        finish(promoting.project.path)
+    assert promoting.state() == before
+    assert finish(promoting.project.path) is None
+
+
+@pytest.mark.parametrize("push", [True, False])
+def test_when_a_tag_of_the_name_was_made_here_meanwhile_the_promotion_is_given_up(
+    promoting: Promoting, push: bool
+) -> None:
+    promoting.write_journal(push=push)
+    promoting.project.git("tag", "-a", "-m", "rolled back", "vae#prod#1", promoting.old)
+    before = promoting.state()
+    with pytest.raises(
+        GivenUp, match=r"^vae#prod#1 was made here meanwhile; nothing was changed; run the same command"
+    ):
+        finish(promoting.project.path)
+    assert promoting.state() == before
+    assert finish(promoting.project.path) is None
+
+
+def test_when_that_was_after_the_push_the_tags_of_origin_are_asked_for(promoting: Promoting) -> None:
+    git = promoting.project.git
+    sent = [f"{sha}:refs/tags/{tag}" for tag, sha in promoting.tags.items()]
+    git("push", "-q", "origin", f"{promoting.new}:refs/heads/main", *sent)
+    git("tag", "-a", "-m", "rolled back", "vae#prod#1", promoting.old)
+    with pytest.raises(GivenUp, match="here vae#prod#1 is another tag; `git fetch --tags --force origin`, and `git pu"):
+        finish(promoting.project.path)
+    git("fetch", "-q", "--tags", "--force", "origin")
+    git("pull", "-q", "--ff-only", "origin", "main")
+    assert promoting.state() == expected(promoting)
+    assert finish(promoting.project.path) is None
+
+
+def test_a_branch_that_has_another_proposal_is_told_before_anything_is_trained(promoting: Promoting) -> None:
+    home, git = promoting.project.path, promoting.project.git
+
+    def check(experiment: str) -> None:
+        check_branch(home, listed(home), "nightly", promoting.old, experiment)
+
+    check("refs/exps/none")
+    git("push", "-q", "origin", f"{promoting.old}:refs/heads/nightly")
+    check("refs/exps/none")  # what is there is in HEAD
+    git("push", "-q", "origin", f"{promoting.new}:refs/heads/nightly")
+    check(promoting.new)  # the same night again
+    for other in ("refs/exps/none", promoting.old):
+        with pytest.raises(
+            UserError, match=r"^--branch: nightly at origin has other commits; merge or delete it there"
+        ):
+            check(other)
 
 
 def test_when_origin_does_not_answer_the_promotion_waits_for_the_next_time(promoting: Promoting) -> None:
@@ -107,16 +166,16 @@ def test_when_origin_does_not_answer_the_promotion_waits_for_the_next_time(promo
 
 def test_tags_that_are_not_here_are_asked_for_before_anything_is_trained(promoting: Promoting, tmp_path: Path) -> None:
     home, git = promoting.project.path, promoting.project.git
-    check_origin(home, "main", promoting.old)
+    check_push(home, listed(home), "main", promoting.old)
     git("--git-dir", str(promoting.origin), "tag", "vae@v0.9.0", "main")
     with pytest.raises(UserError, match=r"origin has tags that are not here \(refs/tags/vae@v0.9.0\); `git fetch"):
-        check_origin(home, "main", promoting.old)
+        check_push(home, listed(home), "main", promoting.old)
     with pytest.raises(UserError, match="--push: no branch is checked out"):
-        check_origin(home, None, promoting.old)
+        check_push(home, listed(home), None, promoting.old)
 
 
 def test_without_a_push_origin_is_left_alone(promoting: Promoting) -> None:
     promoting.write_journal(push=False)
-    assert "pushed" not in promoting.finish()
+    assert "others see it after `git push` of both and `dvc push`" in promoting.finish()
     state = promoting.state()
     assert (state["head"], state["origin"], state["tags of origin"]) == (promoting.new, promoting.old, [])
