@@ -113,8 +113,8 @@ def check_shared(folder: Folder) -> None:
     if blind:
         raise UserError(
             f"params.yaml: compute.storage: {', '.join(blind)} cannot see {folder.location}, so training could not "
-            "resume there; set compute.storage to an address such as s3://BUCKET/vae-pipeline/runs, or to a folder that every node "
-            "mounts, or set compute.workers to what this node has room for"
+            "resume there; set compute.storage to an address such as s3://BUCKET/vae-pipeline/runs, or to a folder "
+            "that every node mounts, or set compute.workers to what this node has room for"
         )
 
 
