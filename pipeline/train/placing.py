@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ClusterFailed, UserError
+from pipeline.progress import say
 from pipeline.train.config import ComputeConfig
 from pipeline.train.folders import DiskFolder, Folder
 
 RESIZE_S = 60.0  # between looks for nodes that came; a change of size costs a start of all workers
+GROWTH_S = 900.0  # for a cloud to give a node, and the node to set itself up
 SEEN_S = 60.0  # for a node to look for a file
 
 
@@ -52,18 +54,59 @@ def place(compute: ComputeConfig) -> Placing:
     Raises:
         UserError: Ray has no room for as many workers as compute.workers asks for.
     """
+    grow(compute, _least(compute))
+    return fit_into(_nodes(), compute)
+
+
+def grow(compute: ComputeConfig, fewest: int) -> None:
+    """Wait until a cluster that gets its nodes on demand has as many GPUs, or cores where it has no GPU, or time is up.
+
+    The demand is this driver's, and ends with it.
+    """
+    if compute.address is None:
+        return
+    if not _units(_nodes())[1]:
+        _demand([{"CPU": 1}])  # whether nodes have GPUs is seen when there is one
+    kind, there = _units(_nodes())
+    if there < fewest:
+        _demand([{kind: 1}] * fewest)
+
+
+def _demand(bundles: list[dict[str, float]]) -> None:
+    from ray.util import placement_group, remove_placement_group
+
+    say(f"waiting for the cluster to get nodes: room for {len(bundles)} x {bundles[0]} (up to {GROWTH_S / 60:g} min)")
+    group = placement_group(bundles)
+    try:
+        group.wait(GROWTH_S)
+    finally:
+        remove_placement_group(group)
+
+
+def _nodes() -> list[dict[str, float]]:
     import ray
 
-    return fit_into([node["Resources"] for node in ray.nodes() if node["Alive"]], compute)
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _units(nodes: Sequence[dict[str, float]]) -> tuple[str, int]:
+    """GPU or CPU, and how many of them there are."""
+    kind = "GPU" if any(node.get("GPU", 0) >= 1 for node in nodes) else "CPU"
+    return kind, sum(int(node.get(kind, 0)) for node in nodes)
+
+
+def _least(compute: ComputeConfig) -> int:
+    if isinstance(compute.workers, tuple):
+        return compute.workers[0]
+    return compute.workers if compute.workers != "auto" else 1
 
 
 def fit_into(nodes: Sequence[dict[str, float]], compute: ComputeConfig) -> Placing:
     """Likewise, into nodes with such resources: `CPU` and `GPU`."""
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    kind = "GPU" if gpus else "CPU"
+    kind, there = _units(nodes)
+    gpus = there if kind == "GPU" else 0
     asked = compute.workers if compute.workers != "auto" else max(1, gpus)
     least, most = (asked[0], asked[1]) if isinstance(asked, tuple) else (asked, asked)
-    there = sum(int(node.get(kind, 0)) for node in nodes)
     if least > there:
         units = "GPUs" if gpus else "cores"
         raise UserError(f"params.yaml: compute.workers: {least} workers need as many {units}, Ray has {there}")

@@ -61,7 +61,7 @@ def _attempt(run: TrainRun, folder: Folder, compute: ComputeConfig, what: str, s
     Args:
         scratch: for Ray's own files, of which only the count of failures is read again.
     """
-    with runtime.cluster(compute, runtime.TORCH), served(run.reading) as reading:
+    with runtime.cluster(compute, runtime.TORCH), served(run.reading, compute) as reading:
         from ray.exceptions import RayError
         from ray.train.v2._internal.exceptions import RayTrainError
 
@@ -144,11 +144,9 @@ def _again_or_raise(error: Exception, folder: Folder, compute: ComputeConfig, wh
 
 
 @contextmanager
-def served(reading: Reading) -> Iterator[Reading]:
-    """`reading` for every node of the cluster: a folder of this node is served to the others, if there are any."""
-    import ray
-
-    if isinstance(reading.shards, Path) and sum(node["Alive"] for node in ray.nodes()) > 1:
+def served(reading: Reading, compute: ComputeConfig) -> Iterator[Reading]:
+    """`reading` for every node of a cluster, also those that come later: a folder of this one is served to them."""
+    if isinstance(reading.shards, Path) and compute.address is not None:
         with peer.serve(reading.shards) as name:
             yield replace(reading, peer=name)
     else:

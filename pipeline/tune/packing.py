@@ -20,7 +20,7 @@ from pipeline.train import failures
 from pipeline.train.config import ComputeConfig
 from pipeline.train.folders import store_of
 from pipeline.train.following import follow_sweep
-from pipeline.train.placing import check_shared
+from pipeline.train.placing import check_shared, grow
 from pipeline.train.run import Reading
 from pipeline.train.worker import served
 from pipeline.tune.across import train_across
@@ -63,7 +63,8 @@ class Packed:
     def _start(self, reading: Reading) -> None:
         if self._reading is None:
             self._stack.enter_context(runtime.cluster(self._compute, runtime.TORCH, environments=True))
-            self._reading = self._stack.enter_context(served(reading))
+            self._reading = self._stack.enter_context(served(reading, self._compute))
+            grow(self._compute, self._compute.trial_workers)
             check_shared(store_of(self._compute))
 
 

@@ -109,14 +109,17 @@ def test_a_place_that_cannot_be_right_is_told_before_ray_starts(
 
 
 @pytest.mark.parametrize(
-    ("shards", "nodes", "peer"),
-    [(Path("/data/shards"), 1, None), (Path("/data/shards"), 3, "server"), ("s3://bucket/shards", 3, None)],
+    ("shards", "address", "peer"),
+    [
+        (Path("/data/shards"), None, None),
+        (Path("/data/shards"), "auto", "server"),
+        ("s3://bucket/shards", "auto", None),
+    ],
 )
-def test_a_folder_is_served_where_there_are_other_nodes(
-    shards: str | Path, nodes: int, peer: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
+def test_a_folder_is_served_to_the_nodes_of_a_cluster(
+    shards: str | Path, address: str | None, peer: str | None, make_compute: Callable[..., ComputeConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     @contextmanager
     def serve(folder: Path) -> Iterator[str]:
         served.append(folder)
@@ -124,9 +127,8 @@ def test_a_folder_is_served_where_there_are_other_nodes(
         served.append("ended")
 
     served: list[Any] = []
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
     monkeypatch.setattr(worker.peer, "serve", serve)
     reading = Reading(shards=shards)
-    with worker.served(reading) as given:
+    with worker.served(reading, make_compute(address=address)) as given:
         assert given == replace(reading, peer=peer)
     assert served == ([shards, "ended"] if peer else [])

@@ -25,9 +25,10 @@ from pipeline.config import ComputeConfig
 from pipeline.data.split_reader import Split
 from pipeline.errors import ClusterFailed, Diverged, StorageFailed, UserError, WorkersFailed
 from pipeline.train import failures
+from pipeline.train import placing as placing_module
 from pipeline.train.checkpoints import step_of
 from pipeline.train.failures import Rank
-from pipeline.train.placing import Placing, fit_into, unseen
+from pipeline.train.placing import Placing, fit_into, grow, unseen
 from pipeline.train.run import TrainRun
 from pipeline.train.worker import fit
 
@@ -163,6 +164,32 @@ def test_threads_may_be_set(make_compute: Callable[..., ComputeConfig]) -> None:
     placing = fit_into([{"CPU": 4}], make_compute(workers=2, threads=1))
     assert (placing.cores, placing.threads) == (2, 1)
     assert str(placing) == "2 workers on the CPU with 1 thread each"
+
+
+@pytest.mark.parametrize(
+    ("address", "there", "demands"),
+    [
+        (None, [{"CPU": 1.0}], []),
+        ("auto", [{"CPU": 2.0}], []),
+        ("auto", [{"CPU": 1.0}], [[{"CPU": 1}] * 2]),
+        ("auto", [{}], [[{"CPU": 1}], [{"GPU": 1}] * 2]),
+    ],
+)
+def test_a_cluster_that_grows_is_asked_for_the_fewest_workers(
+    address: str | None, there: list[dict[str, float]], demands: list[object],
+    make_compute: Callable[..., ComputeConfig], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[object] = []
+    nodes = list(there)
+
+    def demand(bundles: list[dict[str, float]]) -> None:
+        asked.append(bundles)
+        nodes.append({"CPU": 4.0, "GPU": 1.0})
+
+    monkeypatch.setattr(placing_module, "_nodes", lambda: nodes)
+    monkeypatch.setattr(placing_module, "_demand", demand)
+    grow(make_compute(address=address), 2)
+    assert asked == demands
 
 
 @ray_test
