@@ -49,7 +49,6 @@ EXCEPTIONS = {
     ("pipeline/operate/upload.py", "hashlib.md5"): "a store's ETag is one; readers decide by sha256",
     ("pipeline/export/artifacts.py", "autoescape"): "Markdown, whose names go through `literal`",
     ("pipeline/cluster/render.py", "autoescape"): "YAML, of the recipe's values and of options that its user gave",
-    ("pipeline/doctor/cluster.py", "urllib.request.urlopen"): "an address that its user gave, with a time limit",
 }
 
 
