@@ -1,5 +1,6 @@
-"""How the tests are dealt to the two processes that `make test` runs them in."""
+"""How the tests are dealt to the two processes that `make test` runs them in, and how properties are tried."""
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
             return next((fixture for fixture in COSTLY if fixture in _text(self.config.rootpath / file)), file)
 
     return ByFile(config, log)
+
+
+def pytest_configure() -> None:
+    """Time is no part of a property: a busy machine makes no example wrong."""
+    with suppress(ImportError):  # not there where vae_core is tested alone
+        from hypothesis import settings
+
+        settings.register_profile("any machine", deadline=None)
+        settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,7 +101,7 @@ def test_updates_of_a_codebook_of_the_loss_only_count_and_restart() -> None:
 # cosine distance
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from(["ema", "loss"]))
 def test_cosine_takes_the_code_of_the_nearest_direction(seed: int, kind: str) -> None:
     codes = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed))
@@ -140,7 +140,7 @@ def test_cosine_of_an_output_of_length_zero_has_a_finite_gradient() -> None:
 # sums
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(2, 12), st.integers(0, 2**31))
 def test_sums_by_code_are_those_of_a_loop(rows: int, width: int, num_codes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ both_starts = pytest.mark.parametrize("start", ["outputs", "kmeans"])
 
 
 @both_kinds
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(2, 40), st.integers(0, 2**31))
 def test_the_first_update_starts_every_code_at_an_encoder_output(
     kind: str, rows: int, side: int, num_codes: int, seed: int
@@ -43,7 +43,7 @@ def test_codes_start_at_different_encoder_outputs() -> None:
 
 @both_kinds
 @both_starts
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_codes_never_start_at_padding(kind: str, start: str, seed: int) -> None:
     made = quantizer(num_codes=16, kind=kind, start=start)
@@ -67,7 +67,7 @@ def lloyd(centres: np.ndarray, points: np.ndarray, iterations: int) -> np.ndarra
     return centres
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_kmeans_takes_lloyds_iterations(seed: int) -> None:
     points = vectors_of(random_grid(30, 3, 2, seed))

@@ -77,7 +77,7 @@ def test_any_number_of_images_comes_back(rows: int) -> None:
     assert same(decode_codes(prior, encode_codes(prior, codes, c), c), codes)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     grids=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=2),
     num_codes=st.sampled_from([1, 2, 3, 100, 1000]),
@@ -206,7 +206,7 @@ def test_every_damaged_byte_is_an_error(prior: CodePrior, written: tuple[tuple[T
             decode_codes(prior, data[:length], None)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.binary(max_size=64))
 def test_foreign_bytes_are_an_error(prior: CodePrior, data: bytes) -> None:
     for found in (data, b"VQP1" + data):
@@ -261,7 +261,7 @@ def test_a_prior_that_is_not_finite_is_refused(prior: CodePrior) -> None:
         encode_codes(broken, drawn(prior, 2), None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(codes=st.integers(1, 300), scale=st.sampled_from([0.0, 0.1, 3.0, 100.0, 1e6]), seed=st.integers(0, 1000))
 def test_frequencies_are_whole_positive_and_near_the_probabilities(codes: int, scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

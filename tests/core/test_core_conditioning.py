@@ -30,7 +30,7 @@ def test_a_condition_is_one_float32_vector_a_row(condition: Condition) -> None:
     assert found.dtype == torch.float32
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 9), max_size=20))
 def test_a_label_is_one_hot(labels: list[int]) -> None:
     found = Conditioner("label", DIGITS)(Known(labels=torch.tensor(labels, dtype=torch.int64)))

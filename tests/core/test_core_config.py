@@ -315,14 +315,14 @@ models: st.SearchStrategy[ModelConfig] = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(models)
 def test_a_configuration_comes_back_from_its_dictionary_and_from_json(config: ModelConfig) -> None:
     assert model_from_dict(to_dict(config)) == config
     assert model_from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(models)
 def test_a_configuration_survives_pickle_and_deepcopy(config: ModelConfig) -> None:
     assert pickle.loads(pickle.dumps(config)) == config

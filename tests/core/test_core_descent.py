@@ -155,7 +155,7 @@ def test_a_codebook_whose_first_step_is_skipped_starts_at_the_next(config: Model
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(rows=st.integers(1, 12), max_rows=st.integers(1, 13), padding=st.integers(0, 2), seed=st.integers(0, 99))
 def test_rows_that_pass_in_parts_give_the_step_of_the_whole(
     name: str, rows: int, max_rows: int, padding: int, seed: int

@@ -111,7 +111,7 @@ def test_the_entropy_of_an_even_factor_is_the_log_of_its_values() -> None:
     np.testing.assert_allclose(entropies(values), np.log([2, 3, 12]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.integers(2, 60), st.integers(2, 7), st.integers(2, 7))
 def test_information_is_symmetric_and_between_zero_and_the_entropies(seed: int, rows: int, a: int, b: int) -> None:
     rng = np.random.default_rng(seed)
@@ -209,7 +209,7 @@ def test_dci_weighs_codes_by_their_importance() -> None:
     assert dci_disentanglement(importance) == pytest.approx(0.9, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.integers(2, 8), st.integers(2, 8), st.floats(1e-3, 1e3))
 def test_dci_lies_between_zero_and_one_whatever_the_scale(seed: int, codes: int, factors: int, scale: float) -> None:
     importance = np.random.default_rng(seed).exponential(size=(codes, factors))
@@ -279,7 +279,7 @@ def test_auc_leaves_out_a_class_that_does_not_occur() -> None:
 # Pairs
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.integers(1, 50), st.integers(1, 9))
 def test_partners_have_the_value_of_their_row(seed: int, rows: int, values: int) -> None:
     rng = np.random.default_rng(seed)

@@ -207,7 +207,7 @@ def test_exact_draws_follow_q(way: str) -> None:
     assert ((share - p).abs() < 4 * (p * (1 - p) / draws).sqrt()).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([-500.0, -60.0, -17.0, -1.0, 0.0, 0.7]), min_size=2, max_size=40), st.integers(0, 99))
 def test_no_draw_has_a_vanishing_probability(scores: list[float], seed: int) -> None:
     log_probs = torch.tensor(scores).log_softmax(-1)[None, None]
@@ -245,7 +245,7 @@ def test_log_prob_equals_torch_distributions() -> None:
     torch.testing.assert_close(estimators.log_prob(log_probs, codes), expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(2, 6), st.sampled_from([1.0, 30.0]), st.sampled_from(["geometric", "arithmetic"]), st.integers(0, 999)
 )
@@ -259,7 +259,7 @@ def test_the_leave_one_out_bound_equals_its_definition(draws: int, spread: float
         torch.testing.assert_close(got[i], expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 8), st.integers(0, 999))
 def test_more_draws_never_loosen_the_bound_they_average(draws: int, seed: int) -> None:
     log_weights = 3 * torch.randn(draws, 5, generator=torch.Generator().manual_seed(seed))

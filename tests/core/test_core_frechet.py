@@ -24,7 +24,7 @@ def moments(features: Tensor) -> Moments:
     return sums.compute()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 2**31), st.floats(-50, 50))
 def test_moments_equal_numpy_for_any_batches_and_padding(rows: int, dim: int, seed: int, at: float) -> None:
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def test_the_distance_of_normals_on_the_axes_is_that_of_means_and_deviations() -
     assert frechet_distance(one, other) == pytest.approx(9 + (2 - 1) ** 2 + (3 - 5) ** 2)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(2, 30))
 def test_the_distance_is_a_symmetric_one_even_where_covariances_are_singular(seed: int, dim: int, rows: int) -> None:
     one, other = moments(normal(rows, dim, seed=seed)), moments(normal(rows, dim, seed=seed + 1) * 2 + 1)

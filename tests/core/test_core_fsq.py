@@ -73,7 +73,7 @@ def test_of_two_levels_each_takes_half_of_the_outputs() -> None:
     assert codes.sum() == 500
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(2, 9), st.integers(1, 4))
 def test_a_vector_is_its_bounded_output_rounded_and_its_code_looks_it_up(seed: int, levels: int, dim: int) -> None:
     made, z = FiniteScalar(levels=levels, code_dim=dim), 2 * random_grid(3, dim, 3, seed)

@@ -287,7 +287,7 @@ def test_forward_and_objective_compile_without_a_graph_break() -> None:
         torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="eager")(step), run(step))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 4096)), min_size=1, max_size=8))
 def test_balance_weights_have_mean_one_and_never_vanish(groups: list[tuple[float, int]]) -> None:
     rates, sizes = (torch.tensor(values, dtype=torch.float32) for values in zip(*groups, strict=True))

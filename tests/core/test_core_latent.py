@@ -108,7 +108,7 @@ def test_the_mixture_keeps_its_digits_for_narrow_posteriors_far_away() -> None:
     torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**31))
 def test_information_and_aggregate_kl_sum_to_the_rate(rows: int, dim: int, limit: int, seed: int) -> None:
     found = aggregate(posteriors(rows, dim, seed), limit)

@@ -32,7 +32,7 @@ HEADS = [
     ModelBase(likelihood="gaussian", sigma="per_pixel"),
     ModelBase(likelihood="discretised_logistic"),
 ]
-quick = settings(deadline=None, max_examples=30)
+quick = settings(max_examples=30)
 heads = pytest.mark.parametrize("config", HEADS, ids=lambda config: f"{config.likelihood}-{config.sigma}")
 
 

@@ -27,7 +27,7 @@ def results(layer: nn.Linear, x: torch.Tensor, slope: torch.Tensor) -> list[torc
     return [out.detach(), *torch.autograd.grad(out, [x, *layer.parameters()], slope)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sizes, st.booleans(), st.booleans())
 def test_output_and_gradients_are_those_of_torch(size: tuple[int, int, int], bias: bool, transposed: bool) -> None:
     rows, inputs, outputs = size

@@ -33,7 +33,7 @@ def batches(cuts: list[int], *arrays: Values) -> list[tuple[torch.Tensor, ...]]:
     return [tuple(torch.from_numpy(array[start:stop].copy()) for array in arrays) for start, stop in pairwise(edges)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values_and_weights)
 def test_means_are_weighted_means_for_uneven_batches_and_padding(rows: tuple[Values, Values, list[int]]) -> None:
     values, weight, cuts = rows
@@ -102,7 +102,7 @@ def test_means_hold_no_graph() -> None:
     assert held() is None
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(values_and_weights, st.integers(0, 4))
 def test_means_go_on_exactly_from_their_state_as_text(rows: tuple[Values, Values, list[int]], stop: int) -> None:
     values, weight, cuts = rows
@@ -137,7 +137,7 @@ def test_loading_an_empty_state_forgets_everything() -> None:
 # ActiveUnits
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 2**31), st.floats(-50, 50))
 def test_latent_variances_equal_numpy_for_any_batches_and_padding(rows: int, dim: int, seed: int, at: float) -> None:
     rng = np.random.default_rng(seed)
@@ -172,7 +172,7 @@ def test_a_unit_that_is_constant_far_from_zero_is_not_active() -> None:
 # CodebookUsage
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 30), st.integers(1, 20), st.integers(1, 4), st.integers(0, 2**31))
 def test_codebook_usage_equals_numpy_for_any_batches_and_padding(
     num_codes: int, rows: int, side: int, seed: int

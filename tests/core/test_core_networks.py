@@ -37,7 +37,7 @@ convs = st.builds(
     residual_blocks=st.integers(0, 2),
     activation=activations,
 )
-quick = settings(deadline=None, max_examples=40)
+quick = settings(max_examples=40)
 
 
 def conv(downsamples: int | None = 2, channels: int = 3, residual_blocks: int = 1) -> ConvConfig:

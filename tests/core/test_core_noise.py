@@ -35,7 +35,7 @@ def global_generators_untouched() -> Iterator[None]:
     assert (str(np.random.get_state()), random.getstate()) == before[1:]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 2**40), st.integers(0, 2**31), st.sampled_from(PURPOSES))
 def test_ranks_draw_together_what_one_rank_draws(rows: int, world: int, seed: int, step: int, purpose: str) -> None:
     every = torch.arange(rows)
@@ -51,7 +51,7 @@ def test_ranks_draw_together_what_one_rank_draws(rows: int, world: int, seed: in
         assert torch.equal(own, whole[rank::world])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.permutations(range(9)))
 def test_a_row_keeps_its_noise_wherever_it_stands(order: list[int]) -> None:
     whole = noise(torch.arange(9), 9).normal("posterior", 4)

@@ -29,7 +29,7 @@ def standard(like: Tensor) -> DiagonalNormal:
     return DiagonalNormal(torch.zeros_like(like), torch.zeros_like(like))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shapes, seeds)
 def test_kl_equals_torch_distributions(shape: tuple[int, ...], seed: int) -> None:
     q, p = normal(shape, seed), normal(shape, seed + 1)
@@ -39,7 +39,7 @@ def test_kl_equals_torch_distributions(shape: tuple[int, ...], seed: int) -> Non
         torch.testing.assert_close(kl(q, prior).double(), expected.flatten(1).sum(1), rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shapes, seeds, st.integers(1, 4))
 def test_log_densities_equal_torch_distributions(shape: tuple[int, ...], seed: int, draws: int) -> None:
     q = normal(shape, seed)
@@ -72,7 +72,7 @@ def test_kl_lies_within_a_monte_carlo_bound(learned: bool) -> None:
     assert abs(ratio.mean() - kl(q, p if learned else None)[0]) < 5 * error
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_kl_is_never_negative_and_nothing_at_the_prior(seed: int) -> None:
     q, p = normal((8, 5), seed), normal((8, 5), seed + 1)

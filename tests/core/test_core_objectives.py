@@ -248,7 +248,7 @@ def test_free_bits_are_a_floor_under_the_mean_rate_of_each_dimension(beta: float
     torch.testing.assert_close(mean.grad, beta * mean.detach() * torch.tensor([1.0, 0.0, 1.0]))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 8), st.integers(1, 4), st.floats(0.01, 3), st.integers(0, 2**31))
 def test_free_bits_never_cost_less_than_the_floor_or_the_rates(rows: int, groups: int, nats: float, seed: int) -> None:
     rates = 2 * torch.rand(rows, groups, generator=torch.Generator().manual_seed(seed))
@@ -318,7 +318,7 @@ def test_the_decomposition_equals_loops_in_float64(rows: int, dim: int) -> None:
     torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31))
 def test_the_parts_of_the_rate_sum_to_its_estimate_at_the_draw(rows: int, dim: int, seed: int) -> None:
     output, inputs = made(*posteriors(rows, dim, seed), seed=seed)

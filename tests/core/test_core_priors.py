@@ -463,7 +463,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
         load_prior(directory)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     grids=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3),
     layers=st.integers(1, 4),

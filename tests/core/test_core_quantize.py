@@ -15,7 +15,7 @@ from vae_core.quantize import Codebook
 both_kinds = pytest.mark.parametrize("kind", ["ema", "loss"])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 4), st.integers(2, 30), st.integers(0, 2**31))
 def test_nearest_agrees_with_brute_force(rows: int, dim: int, side: int, num_codes: int, seed: int) -> None:
     codebook = torch.randn(num_codes, dim, generator=torch.Generator().manual_seed(seed + 1))
@@ -157,7 +157,7 @@ def test_with_a_threshold_of_zero_an_unused_code_stays_where_it_is_forever() -> 
     torch.testing.assert_close(made.codebook[1], torch.full((2,), 4.9), rtol=1e-3, atol=0)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31), st.floats(0.5, 0.99), st.sampled_from([0.0, 0.05, 0.9]))
 def test_codes_never_leave_the_range_of_the_data(seed: int, decay: float, restart: float) -> None:
     made = quantizer(num_codes=12, code_dim=3, decay=decay, restart=restart)

@@ -264,7 +264,7 @@ def test_a_path_of_codes_leaves_the_start_and_ends_at_the_end(kind: str, steps: 
     assert changed[-1] > 0
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(st.integers(1, 4), st.integers(1, 6))
 def test_a_line_has_as_many_points_as_asked_for(rows: int, steps: int) -> None:
     for config in FAMILIES.values():
@@ -326,7 +326,7 @@ def pair(seed: int, rows: int = 3, dim: int = 6) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(2, rows, dim, generator=torch.Generator().manual_seed(seed)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds)
 def test_slerp_starts_and_ends_at_its_ends(seed: int) -> None:
     start, end = pair(seed)
@@ -334,7 +334,7 @@ def test_slerp_starts_and_ends_at_its_ends(seed: int) -> None:
     torch.testing.assert_close(slerp(start, end, 1.0), end, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds, fractions)
 def test_slerp_interpolates_the_lengths_and_the_angle(seed: int, fraction: float) -> None:
     start, end = (tensor.double() for tensor in pair(seed))
@@ -345,7 +345,7 @@ def test_slerp_interpolates_the_lengths_and_the_angle(seed: int, fraction: float
     torch.testing.assert_close(part, fraction * whole, rtol=1e-4, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds, fractions)
 def test_slerp_backwards_is_the_same_arc(seed: int, fraction: float) -> None:
     start, end = (tensor.double() for tensor in pair(seed))

@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     assert latest_step(tmp_path) == 1
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1, exclude_max=True), cut=st.booleans())
 def test_any_flipped_bit_and_any_cut_is_noticed(tmp_path: Path, at: float, cut: bool) -> None:
     shutil.rmtree(tmp_path)

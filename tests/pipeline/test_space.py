@@ -49,7 +49,6 @@ def within(values: Any, value: Any) -> bool:
     )
 
 
-@settings(deadline=None)
 @given(spaces, kinds, st.integers(0, 40), seeds)
 def test_draws_are_distinct_and_within_the_space(space: Any, kind: Any, count: int, seed: int) -> None:
     drawn = draw(space, kind, count=count, seed=seed)
@@ -58,14 +57,12 @@ def test_draws_are_distinct_and_within_the_space(space: Any, kind: Any, count: i
     assert len({tuple(combination.values()) for combination in drawn}) == len(drawn) <= count
 
 
-@settings(deadline=None)
 @given(spaces, kinds, st.integers(0, 20), st.integers(0, 20), seeds)
 def test_more_trials_begin_with_the_same_ones(space: Any, kind: Any, count: int, more: int, seed: int) -> None:
     few, many = (draw(space, kind, count=n, seed=seed) for n in (count, count + more))
     assert many[: len(few)] == few
 
 
-@settings(deadline=None)
 @given(countable, st.integers(0, 40), st.integers(0, 20))
 def test_a_grid_has_every_combination_once_in_order(space: Any, count: int, more: int) -> None:
     few, many = (draw(space, "grid", count=n, seed=0) for n in (count, count + more))
@@ -75,7 +72,7 @@ def test_a_grid_has_every_combination_once_in_order(space: Any, count: int, more
     assert many[: len(few)] == few
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(countable, kinds, seeds)
 def test_all_there_is_can_be_drawn(space: Any, kind: Any, seed: int) -> None:
     every = math.prod(len(listed(values)) for values in space.values()) if space else 0

@@ -349,7 +349,7 @@ def test_runs_are_forgotten_at_an_address_too(server: Server) -> None:
 contents = st.dictionaries(st.sampled_from(["a", "b", "c/d", "c/e"]), st.binary(max_size=40), max_size=4)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written=st.lists(contents, max_size=4), removed=st.sets(st.sampled_from(["a", "b", "c/d"])))
 def test_a_folder_is_a_mapping_of_names_to_bytes(
     tmp_path: Path, written: list[dict[str, bytes]], removed: set[str]

@@ -43,7 +43,7 @@ def completed(values: Any) -> Answer:
     return Answer("completed", (cost(values),), 5)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(0, 12))
 def test_suggestions_are_distinct_and_within_the_space(seed: int, batch: int, trials: int) -> None:
     found = asked(SPACE, config(seed=seed, batch=batch, trials=trials), completed)

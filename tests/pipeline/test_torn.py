@@ -220,7 +220,7 @@ def test_a_torn_run_goes_on_without_a_repair(
 damages = st.tuples(st.integers(0, 30), st.sampled_from(["cut", "flip", "remove", "empty"]), st.floats(0, 1))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.lists(damages, min_size=1, max_size=3))
 def test_whatever_is_damaged_a_repaired_run_ends_as_if_nothing_had_been(
     which: list[tuple[int, str, float]], torn: Path, run: TrainRun, stopped: tuple[Path, tuple[bytes, str]],

@@ -307,7 +307,7 @@ def test_each_rank_is_heard(place: str, address: str, tmp_path: Path) -> None:
 parts = st.lists(st.tuples(st.binary(max_size=12), st.booleans()), max_size=8)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=parts)
 def test_each_line_that_is_appended_is_read_once(tmp_path: Path, parts: list[tuple[bytes, bool]]) -> None:
     folder = open_folder(tmp_path)
@@ -320,7 +320,7 @@ def test_each_line_that_is_appended_is_read_once(tmp_path: Path, parts: list[tup
     assert seen + b"".join(tail.lines()) == whole[: whole.rfind(b"\n") + 1]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.integers(0, 5), kept=st.integers(0, 5), new=st.integers(0, 5), at_once=st.booleans())
 def test_no_line_is_lost_when_a_file_is_cut_and_goes_on(
     tmp_path: Path, before: int, kept: int, new: int, at_once: bool

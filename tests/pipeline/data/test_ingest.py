@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -366,7 +366,6 @@ def test_ray_tasks_write_what_one_process_writes(tmp_path: Path, ray_cluster: No
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "ray" / file).read_bytes()
 
 
-@settings(deadline=None)
 @given(
     validation=st.floats(0.05, 0.9),
     test=st.floats(0.05, 0.9),

@@ -26,7 +26,7 @@ from vae_core.batch import Batch
 
 CPU = torch.device("cpu")
 GENERATIONS = ([17, 16, 17, 16, 17], [9, 9, 8])
-quick = settings(max_examples=20, deadline=None)
+quick = settings(max_examples=20)
 
 
 @pytest.fixture(scope="module")

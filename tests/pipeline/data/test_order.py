@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.order import ORDER_VERSION, order, permutation, philox, rank_positions
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 shard_rows = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 seeds = st.integers(0, 2**64 - 1)
 

@@ -346,7 +346,6 @@ def test_a_description_that_is_not_of_the_prepared_rows_is_refused(tmp_path: Pat
         write_here(data, config())
 
 
-@settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(4096, 200_000))
 def test_shards_are_of_nearly_one_size(rows: int, shard_bytes: int) -> None:
     layout = Layout(Shape(8, 8, 1), 10)
@@ -359,7 +358,7 @@ def test_shards_are_of_nearly_one_size(rows: int, shard_bytes: int) -> None:
         assert sizes.max() * layout.stride <= max(shard_bytes, layout.stride)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(3, 300), st.integers(4096, 40_000), st.integers(1, 9), st.integers(1, 200_000))
 def test_groups_hold_every_shard_once_and_no_more_than_they_may(
     rows: int, shard_bytes: int, writers: int, group_bytes: int

@@ -47,7 +47,7 @@ def filled(layout: Layout, rows: int, first: int) -> np.ndarray:
     return tar
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4)),
     st.integers(0, 1001),
@@ -93,7 +93,7 @@ def npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=20))
 @example(list(zip(EXTREMES, EXTREMES[::-1], strict=True)))
 def test_attributes_come_back_bit_for_bit_from_json_and_from_the_digits(pairs: list[tuple[float, float]]) -> None:

@@ -233,7 +233,7 @@ def test_what_the_new_rate_cannot_hold_is_silent_and_not_folded_back() -> None:
     assert np.abs(found[200:-200]).max() < 3e-3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rate=st.sampled_from([8000, 11_025, 16_000, 22_050, 44_100, 48_000]),
     wanted=st.sampled_from([8000, 16_000, 22_050, 24_000]),
