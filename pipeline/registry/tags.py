@@ -1,6 +1,6 @@
 """Writes tags: all of them or none, here and in a remote repository."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,8 @@ def write(root: Path, tags: Sequence[NewTag], seconds: int, *, push_to: str | No
     objects = {tag.name: _object(root, tag, who) for tag in tags}
     if push_to is not None:
         _push(root, push_to, [f"{sha}:refs/tags/{name}" for name, sha in objects.items()])
-    lines = ["start", *(f"create refs/tags/{name} {sha}" for name, sha in objects.items()), "prepare", "commit"]
     try:
-        git(root, "update-ref", "--stdin", given="\n".join(lines) + "\n")
+        create_tags(root, objects)
     except GitFailed as error:
         if push_to is not None:
             raise UserError(
@@ -44,6 +43,16 @@ def write(root: Path, tags: Sequence[NewTag], seconds: int, *, push_to: str | No
             ) from None
         names = " and ".join(objects)
         raise UserError(f"cannot make {names} ({error}); nothing was changed, run the same command again") from None
+
+
+def create_tags(root: Path, objects: Mapping[str, str]) -> None:
+    """Let tags of these names be these objects, all or none.
+
+    Raises:
+        GitFailed: one is there already.
+    """
+    lines = ["start", *(f"create refs/tags/{name} {sha}" for name, sha in objects.items()), "prepare", "commit"]
+    git(root, "update-ref", "--stdin", given="\n".join(lines) + "\n")
 
 
 def _object(root: Path, tag: NewTag, who: str) -> str:

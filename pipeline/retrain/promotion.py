@@ -15,6 +15,7 @@ from pipeline.progress import say
 from pipeline.registry.artifact import artifact_in
 from pipeline.registry.promotion import keep
 from pipeline.registry.promotion import promote as register
+from pipeline.registry.tags import create_tags
 from pipeline.retrain import child
 from pipeline.retrain.champions import champion_of
 from pipeline.retrain.clone import PLACE, Clone
@@ -205,8 +206,7 @@ def _tags(home: Path) -> dict[str, str]:
 def _make_tags(home: Path, journal: Journal) -> None:
     """All that are missing at once."""
     here = _tags(home)
-    lines = [f"create refs/tags/{tag} {sha}" for tag, sha in journal.tags.items() if tag not in here]
-    git(home, "update-ref", "--stdin", given="\n".join(("start", *lines, "prepare", "commit")) + "\n")
+    create_tags(home, {tag: sha for tag, sha in journal.tags.items() if tag not in here})
 
 
 def _advance(home: Path, journal: Journal) -> str:

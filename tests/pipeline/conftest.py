@@ -117,6 +117,17 @@ compute:
 """
 
 
+@pytest.fixture(scope="module")
+def own_git() -> Iterator[None]:
+    """Git without a user's configuration."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in [name for name in os.environ if name.startswith("GIT_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+        yield
+
+
 @pytest.fixture(scope="session")
 def params_text() -> str:
     """A whole params.yaml for the digits."""

@@ -45,10 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
+def tiny(made: Path, tmp_path: Path, own_git: None) -> TinyProject:
     """A project in Git and DVC, all of it committed."""
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     return TinyProject(shutil.copytree(made, tmp_path / "project"), tmp_path / "ran")
 
 
@@ -372,7 +370,10 @@ def test_a_dead_address_is_one_line_at_once(address: str, monkeypatch: pytest.Mo
 def test_an_address_of_ipv6_is_knocked_at() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         knock(f"[::1]:{server.getsockname()[1]}", 5)
-        knock(f"ray://[::1]:{server.getsockname()[1]}", 5)
+        address = f"ray://[::1]:{server.getsockname()[1]}"
+        knock(address, 5)
+    with pytest.raises(OSError, match="refused"):
+        knock(address, 5)
 
 
 def test_the_token_travels_neither_in_clear_text_nor_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
 """The registry on a real project in Git and DVC: promoted, fetched, rolled back, refused."""
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import gto.api
@@ -19,7 +18,10 @@ from pipeline.registry.names import artifact_name, entries
 from pipeline.registry.promotion import Promotion, promote, rollback
 from pipeline.registry.versions import History, champion
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # in a library below DVC
+pytestmark = [
+    pytest.mark.usefixtures("own_git"),
+    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # in a library below DVC
+]
 
 FIRST, SECOND = ("vae@v1.0.0", "vae#prod#1"), ("vae@v1.1.0", "vae#prod#2")
 
@@ -32,17 +34,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RegistryProject:
     shutil.copytree(project.path / "artifacts" / "vae", project.folder / "first-model")
     project.train(latent_dim=5)
     return project
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_git() -> Iterator[None]:
-    """Git without a user's configuration."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in [name for name in os.environ if name.startswith("GIT_")]:
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-        yield
 
 
 @pytest.fixture

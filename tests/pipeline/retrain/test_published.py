@@ -1,6 +1,5 @@
 """What a night gives to the registry, to origin and to the DVC remote: of a real project with a model, in a clone."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,10 @@ from pipeline.retrain.origin import listed
 from pipeline.retrain.report import Report, Verdict
 from pipeline.retrain.sources import Sources
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # in a library below DVC
+pytestmark = [
+    pytest.mark.usefixtures("own_git"),
+    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # in a library below DVC
+]
 
 NAME = "retrain-of-a-test"
 NOTHING = Sources({}, {}, frozenset(), ())
@@ -51,17 +53,6 @@ class Night:
 
     def is_at_remote(self, commit: str) -> bool:
         return bool(where(self.project.path, artifact_in(self.project.path, "vae", commit)).remote)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_git() -> Iterator[None]:
-    """Git without a user's configuration."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in [name for name in os.environ if name.startswith("GIT_")]:
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-        yield
 
 
 @pytest.fixture(scope="module")
