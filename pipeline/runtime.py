@@ -1,37 +1,28 @@
-"""Ray: connect to the cluster that `compute.address` names, or start one on this machine for the length of a stage.
-
-A cluster's nodes need this project's dependencies, not its code: each driver brings the code that it runs itself.
-"""
+"""Ray: connect to the cluster that `compute.address` names, or start one on this machine for the length of a stage."""
 
 import logging
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipeline import token
-from pipeline.addresses import knock
 from pipeline.ending import Terminated, end
 from pipeline.errors import ClusterFailed, UserError, WorkersFailed
+from pipeline.joining import join
 from pipeline.progress import say
 from pipeline.train.config import ComputeConfig
 
-LOST_S = 45.0  # for Ray to notice that a part of it died; of its control service it gives up after 60, without a word
-KNOCK_S = 10.0
+LOST_S = 2.0  # for this process to end by itself, where a signal went to all of Ray too
 TORCH = ("torch",)  # what ranks and trials import first
 OBJECT_STORE_BYTES = 128 * 1024**2  # data travels through files; Ray carries only small values
-CODE = ("pipeline", "vae_core")  # folders of this checkout that workers import
 
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next poll; Ray's default is 2 s
@@ -92,11 +83,11 @@ def cluster(compute: ComputeConfig, preload: Sequence[str] = (), *, environments
             stack.enter_context(_reaped())
         with _own_signals():
             _connect(compute, environments)
-        with _watched() if private else nullcontext():
-            try:
+        try:
+            with _watched() if private else nullcontext():
                 yield
-            finally:
-                ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _connect(compute: ComputeConfig, environments: bool) -> None:
@@ -112,12 +103,7 @@ def _connect(compute: ComputeConfig, environments: bool) -> None:
                 ray.init(address="local", num_cpus=cores(), object_store_memory=OBJECT_STORE_BYTES,
                          include_dashboard=False, runtime_env=environment, **_QUIET)  # fmt: skip
         else:
-            knock(address, KNOCK_S)
-            if os.environ["RAY_AUTH_MODE"] == "token":
-                token.find_token()
-            _show_token(address)
-            with _code() as folder:
-                ray.init(address=address, runtime_env=_brought(folder), **_QUIET)
+            join(address, [name for name in _ENVIRONMENT if name != "RAY_AUTH_MODE"], **_QUIET)
     except SystemExit:  # what Ray makes of SIGTERM
         ray.shutdown()
         raise Terminated from None
@@ -130,8 +116,6 @@ def _connect(compute: ComputeConfig, environments: bool) -> None:
                 f"Ray cannot start on this machine ({reason}); its logs are in {get_default_ray_temp_dir()}/"
                 "session_latest/logs; is there room on the disk and in /dev/shm?"
             ) from error
-        if isinstance(error, ray.exceptions.AuthenticationError):
-            raise _refused(address) from None
         raise ClusterFailed(
             f"params.yaml: compute.address: no Ray cluster answers at {address} ({reason}); "
             "start it (`ray up cluster.yaml`), or set compute.address to null to run on this machine"
@@ -153,69 +137,6 @@ def _bare() -> Iterator[None]:
             setattr(Node, name, start)
 
 
-def _show_token(address: str) -> None:
-    """Fail at once where a cluster does not accept the token: Ray would ask for 20 s, and then not say why.
-
-    Raises:
-        ClusterFailed: it does not.
-    """
-    from ray._private.grpc_utils import grpc, init_grpc_channel
-    from ray._private.services import canonicalize_bootstrap_address
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-
-    place = None if "://" in address else canonicalize_bootstrap_address(address)
-    if place is None:
-        return
-    with init_grpc_channel(place) as channel:
-        try:
-            ask = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
-            ask(gcs_service_pb2.GetClusterIdRequest(), timeout=KNOCK_S)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise _refused(address) from None
-
-
-def _refused(address: str) -> ClusterFailed:
-    return ClusterFailed(f"params.yaml: compute.address: {address} refuses this token; {token.COPY}")
-
-
-@contextmanager
-def _code() -> Iterator[Path]:
-    """A folder that holds this checkout's code and nothing else."""
-    checkout = Path(__file__).parents[1]
-    with tempfile.TemporaryDirectory(prefix="vae-code-") as folder:
-        for name in CODE:
-            shutil.copytree(checkout / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
-        yield Path(folder)
-
-
-def _brought(code: Path) -> dict[str, Any]:
-    """Ray's runtime environment: what workers get from this process, wherever they run.
-
-    As a working directory, the code comes before whatever a node has at the path of this process's own.
-    """
-    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # in a job: ours instead of the folder that was submitted
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name != "RAY_AUTH_MODE"}
-    return {
-        "working_dir": str(code),
-        "env_vars": kept,
-        "worker_process_setup_hook": f"{__name__}.{join_network.__name__}",
-    }
-
-
-def join_network() -> None:
-    """Let gloo listen where Ray does; by itself it takes the address of the host's name, which is often loopback.
-
-    Each worker of a cluster calls it when it starts.
-    """
-    import ray
-
-    address = ray.util.get_node_ip_address()
-    for name, found in psutil.net_if_addrs().items():
-        if any(one.address == address for one in found):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-
-
 @contextmanager
 def _not_in_a_job() -> Iterator[None]:
     """A Ray that the driver of a job starts for itself is not to take over what the cluster gave the job."""
@@ -228,7 +149,10 @@ def _not_in_a_job() -> Iterator[None]:
 
 @contextmanager
 def _watched() -> Iterator[None]:
-    """End this process where Ray waits for its own node or control service for ever, as Ray Tune does."""
+    """End this process where Ray's node manager or control service died.
+
+    Nothing goes on without them, and Ray would end this process too, or wait for ever: both without a word.
+    """
     import ray
 
     done = threading.Event()
@@ -243,7 +167,7 @@ def _watched() -> Iterator[None]:
 def _end_with(node: Any, done: threading.Event) -> None:
     while not done.wait(1):
         lost = [part for part, _ in node.dead_processes() if part in _PARTS]
-        if lost and not done.wait(LOST_S):  # Ray Train notices sooner, and is started anew
+        if lost and not done.wait(LOST_S):
             remedy = "what was done is kept, run the same command again to continue"
             print(f"error: {_PARTS[lost[0]]} on this machine died; {remedy}", file=sys.stderr, flush=True)
             end(ClusterFailed.code)

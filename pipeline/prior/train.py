@@ -129,13 +129,16 @@ def train_prior(
 def outcome(run: PriorRun, folder: Place) -> Trained | None:
     """What a run that has ended left in its folder; None where that is damaged or gone."""
     place = open_folder(folder).sub("checkpoints")
-    newest, best = checkpoints.latest(place), checkpoints.best(place)
-    epochs = newest.state["epochs"] if newest else []
-    if best is None or len(epochs) < run.config.epochs:
+    newest = checkpoints.latest(place)
+    if newest is None or len(newest.state["epochs"]) < run.config.epochs:
+        return None
+    best = checkpoints.best(place, newest)
+    if best is None:
         return None
     prior = run.build()
     with checkpoints.fitting(place, best):
         best.restore(prior, make_optimizer(prior, learning_rate=1.0))
+    epochs = newest.state["epochs"]
     return Trained(weights=dump_tensors(prior.state_dict()), best_epoch=_best(epochs), epochs=epochs)
 
 
@@ -159,7 +162,7 @@ class _Loop:
         found = checkpoints.latest(self.checkpoints)
         if found is None:
             return
-        if found.state["epochs"] and checkpoints.best(self.checkpoints) is None:
+        if found.state["epochs"] and checkpoints.best(self.checkpoints, found) is None:
             say(f"{self.checkpoints.location}: that of the best epoch is damaged or gone; the prior is trained anew")
             self.checkpoints.clear()
             return

@@ -127,11 +127,16 @@ def latest(folder: Place) -> Checkpoint | None:
     return _first_whole(folder, _newest_first(folder))
 
 
-def best(folder: Place) -> Checkpoint | None:
-    """That with the best validation figure, where the newest one names it and it is undamaged."""
+def best(folder: Place, newest: Checkpoint) -> Checkpoint | None:
+    """That with the best validation figure, where `newest` names it and it is undamaged.
+
+    Raises:
+        StorageFailed: the disk or the store cannot be read.
+    """
+    step = newest.state.get(BEST_STEP)
+    if step == newest.state["step"]:
+        return newest
     folder = open_folder(folder)
-    newest = latest(folder)
-    step = newest.state.get(BEST_STEP) if newest else None
     return _first_whole(folder, _of_step(_newest_first(folder), step))
 
 

@@ -66,6 +66,13 @@ class ComputeConfig(Strict):
     remote_timeout_s: float = 120.0
 
     @property
+    def fewest_workers(self) -> int:
+        """With which training starts."""
+        if isinstance(self.workers, tuple):
+            return self.workers[0]
+        return 1 if self.workers == "auto" else self.workers
+
+    @property
     def read(self) -> ReadConfig:
         """How a node reads shards."""
         return ReadConfig(

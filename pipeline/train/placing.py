@@ -54,7 +54,7 @@ def place(compute: ComputeConfig) -> Placing:
     Raises:
         UserError: Ray has no room for as many workers as compute.workers asks for.
     """
-    grow(compute, _least(compute))
+    grow(compute, compute.fewest_workers)
     return fit_into(_nodes(), compute)
 
 
@@ -95,24 +95,19 @@ def _units(nodes: Sequence[dict[str, float]]) -> tuple[str, int]:
     return kind, sum(int(node.get(kind, 0)) for node in nodes)
 
 
-def _least(compute: ComputeConfig) -> int:
-    if isinstance(compute.workers, tuple):
-        return compute.workers[0]
-    return compute.workers if compute.workers != "auto" else 1
-
-
 def fit_into(nodes: Sequence[dict[str, float]], compute: ComputeConfig) -> Placing:
     """Likewise, into nodes with such resources: `CPU` and `GPU`."""
     kind, there = _units(nodes)
     gpus = there if kind == "GPU" else 0
     asked = compute.workers if compute.workers != "auto" else max(1, gpus)
-    least, most = (asked[0], asked[1]) if isinstance(asked, tuple) else (asked, asked)
-    if least > there:
+    fewest = compute.fewest_workers
+    if fewest > there:
         units = "GPUs" if gpus else "cores"
-        raise UserError(f"params.yaml: compute.workers: {least} workers need as many {units}, Ray has {there}")
+        raise UserError(f"params.yaml: compute.workers: {fewest} workers need as many {units}, Ray has {there}")
+    most = asked[1] if isinstance(asked, tuple) else asked
     cores = 1 if gpus else _cores(nodes, min(most, there))
     threads = compute.threads if compute.threads != "auto" else _threads(nodes, gpus, cores)
-    return Placing((least, most) if isinstance(asked, tuple) else asked, gpus > 0, cores, threads)
+    return Placing((asked[0], asked[1]) if isinstance(asked, tuple) else asked, gpus > 0, cores, threads)
 
 
 def _cores(nodes: Sequence[dict[str, float]], workers: int) -> int:

@@ -76,7 +76,7 @@ class Disturbed:
         self.starts, self.in_vain = 0, 0
         self.log = project.path.with_suffix(".log")
         self._random = random.Random(len(planned))
-        self._earlier: dict[tuple[str, str], set[str]] = {}
+        self._entered: set[tuple[str, str]] = set()
         self._stage: tuple[str, str] | None = None
         self._due_s: float | None = None
         self._killed_since_start = False
@@ -161,21 +161,21 @@ class Disturbed:
             self._resumed("the stage healed itself" if healed else "")
 
     def _enter(self, stage: tuple[str, str]) -> None:
-        if stage not in self._earlier:
-            self._earlier[stage] = set(chaos_project.steps(self.project))
+        self._entered.add(stage)
         self._stage, self._moved, self._due_s = stage, time.monotonic(), None
         say(f"{stage[0]}@{stage[1]}")
         self.planned = [self._postponed(planned, stage) for planned in self.planned]
 
     def _postponed(self, planned: Planned, now: tuple[str, str]) -> Planned:
         """A kill whose stage was over too soon comes in this one, where its victim is part of it."""
-        late = (planned.stage, planned.family) in self._earlier and planned.victim in processes.PARTS[now[0]]
+        late = (planned.stage, planned.family) in self._entered and planned.victim in processes.PARTS[now[0]]
         return replace(planned, stage=now[0], family=now[1]) if late else planned
 
     def _step(self) -> int:
         assert self._stage is not None
-        reached = chaos_project.steps(self.project)
-        return sum(step for run, step in reached.items() if run not in self._earlier[self._stage])
+        stage, family = self._stage
+        own = re.compile(rf"{family}-{'trial-' if stage == 'tune' else ''}[0-9a-f]{{16}}")
+        return sum(step for run, step in chaos_project.steps(self.project).items() if own.fullmatch(run))
 
     def _strike(self, running: Sequence[psutil.Process]) -> None:
         """Do the next kill of this stage, if its time has come and its victim is there."""
@@ -245,6 +245,8 @@ class Disturbed:
         printed = self._printed()
         code = ENDED.search(printed)
         errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+        if code and not errors:
+            self.defects.append(f"the stage ended with {code[1]} and said nothing, in {self.log}")
         if "Traceback" in printed:
             self.defects.append(f"a traceback in {self.log} after byte {self._log_from}")
         return " ".join([f"code {code[1]}:" if code else "", *errors]).strip()

@@ -82,7 +82,7 @@ class Project:
         return {file.name: file.read_bytes() for file in (self.path / folder).iterdir()}
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 90, every: float = 0.02) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 240, every: float = 0.02) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not come in {seconds} s"

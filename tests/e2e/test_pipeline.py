@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import time
 
 import pytest
 from e2e_project import FAMILIES, Project
@@ -33,11 +32,9 @@ def test_output_is_clean_of_warnings_and_tracebacks(reproduced: Project) -> None
 
 
 def test_second_repro_does_nothing_and_says_so(reproduced: Project) -> None:
-    start = time.monotonic()
     printed = reproduced.run("make", "repro")
     assert ran(printed) == []
     assert "up to date" in printed
-    assert time.monotonic() - start < 15
 
 
 def test_all_sections_of_metrics_and_files_are_there(reproduced: Project) -> None:
@@ -122,12 +119,11 @@ def test_a_mistake_in_params_stops_make_repro_before_anything_runs(reproduced: P
     path = reproduced.path / "params.yaml"
     path.write_text(path.read_text().replace("latent_dim: 4", "latent_dmi: 4"))
     try:
-        start = time.monotonic()
         printed = reproduced.run("make", "repro", code=2)
-        assert time.monotonic() - start < 2
     finally:
         reproduced.run("git", "checkout", "-q", "params.yaml")
     assert "models.cvae.latent_dmi: unknown key; did you mean 'latent_dim'?" in printed
+    assert ran(printed) == []
     assert "Running stage" not in printed
 
 

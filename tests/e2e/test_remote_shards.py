@@ -101,7 +101,7 @@ def test_training_goes_on_when_the_store_was_away(project: Project, server: Serv
         time.sleep(AWAY_S)
         before = gets(server)
         server.start()
-        printed, _ = training.communicate(timeout=200)
+        printed, _ = training.communicate(timeout=600)
     finally:
         training.kill()
         training.communicate()
@@ -138,7 +138,7 @@ def apart(hidden: Path) -> list[str]:
     for right in ([], ["--map-root-user"]):
         command = ["unshare", *right, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
                    "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]  # fmt: skip
-        listed = subprocess.run([*command, "ls", str(hidden)], capture_output=True, text=True, timeout=20)
+        listed = subprocess.run([*command, "ls", str(hidden)], capture_output=True, text=True, timeout=60)
         if (listed.returncode, listed.stdout) == (0, ""):
             return command
     pytest.skip(f"needs the right to mount in a namespace of its own: {listed.stderr.strip()}")

@@ -59,7 +59,7 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) 
 
     again = project.start(*TRAIN)
     kill_once_past(reached, again, "RayTrainWorker", project)
-    printed, _ = again.communicate(timeout=300)
+    printed, _ = again.communicate(timeout=600)
     assert again.returncode == 0, printed
     assert project.contents(MODEL) == expected
     assert project.read("results/train/cvae/curves.tsv") == curves
@@ -86,3 +86,19 @@ def test_two_runs_of_one_name_exclude_each_other(project: Project) -> None:
         first.kill()
         first.communicate()
     assert f"process {first.pid} is working here" in printed
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("raylet/raylet", "Ray's node manager (raylet)"), ("gcs_server", "Ray's control service (gcs_server)")],
+)
+def test_a_ray_that_loses_a_part_ends_the_stage_with_one_line(project: Project, part: str, name: str) -> None:
+    project.forget_runs()
+    running = project.start(*TRAIN)
+    wait_for(lambda: checkpoints(project), "a checkpoint")
+    for process in of_ray(running, part):
+        process.kill()
+    printed, _ = running.communicate(timeout=600)
+    assert running.returncode == 6, printed
+    remedy = "what was done is kept, run the same command again to continue"
+    assert printed.splitlines()[-1] == f"error: {name} on this machine died; {remedy}"

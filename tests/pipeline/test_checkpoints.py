@@ -63,6 +63,13 @@ def latest_step(directory: Path) -> int | None:
     return None if found is None else found.state["step"]
 
 
+def best_step(directory: Path) -> int | None:
+    newest = checkpoints.latest(directory)
+    assert newest is not None
+    found = checkpoints.best(directory, newest)
+    return None if found is None else found.state["step"]
+
+
 def steps(directory: Path) -> list[int]:
     return sorted(checkpoints.step_of(path.name) for path in directory.iterdir())
 
@@ -100,17 +107,15 @@ def test_the_best_is_kept_too(tmp_path: Path) -> None:
     write(tmp_path, 10, 20, best_step=10)
     write(tmp_path, 30, 40, 50, best_step=20)
     assert steps(tmp_path) == [20, 40, 50]
-    found = checkpoints.best(tmp_path)
-    assert found is not None
-    assert found.state["step"] == 20
+    assert best_step(tmp_path) == 20
     write(tmp_path, 60, best_step=60)
     assert steps(tmp_path) == [50, 60]
+    assert best_step(tmp_path) == 60
 
 
 def test_without_validation_none_is_the_best(tmp_path: Path) -> None:
-    assert checkpoints.best(tmp_path) is None
     write(tmp_path, 1)
-    assert checkpoints.best(tmp_path) is None
+    assert best_step(tmp_path) is None
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def soon(seconds: float = 100) -> str:
 
 
 def wait_until_asked(service: Service, times: int) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while service.asked < times:
         assert time.monotonic() < end, f"asked {service.asked} times"
         time.sleep(0.01)
@@ -129,7 +129,7 @@ def test_a_notice_drains_this_node_with_the_time_that_is_left(service: Service, 
         wait_until_asked(service, 3)
         assert not (home / "calls").exists()  # 404: the instance stays
         service.notice = {"action": "terminate", "time": soon(100)}
-        said, _ = process.communicate(timeout=10)
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     (call,) = calls(home)
     assert call[:7] == ["drain-node", "--address", HEAD, "--node-id", NODE, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
@@ -147,7 +147,7 @@ def test_a_token_that_expired_is_renewed(service: Service, home: Path) -> None:
         service.tokens.append("another")  # the one that it has is no longer taken
         wait_until_asked(service, service.asked + 3)
         service.notice = {"action": "stop", "time": soon()}
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     assert process.returncode == 0
     assert service.refused == 1
     assert len(calls(home)) == 1
@@ -157,7 +157,7 @@ def test_a_drain_that_fails_is_tried_again(service: Service, home: Path) -> None
     (home / "fails").touch()
     service.notice = {"action": "terminate", "time": soon()}
     with raylet(), watcher(home, service.url) as process:
-        said, _ = process.communicate(timeout=10)
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert len(calls(home)) == 2
     assert "not drained; trying again" in said
@@ -167,7 +167,7 @@ def test_without_a_node_it_ends_when_the_time_is_over(service: Service, home: Pa
     with watcher(home, service.url) as process:
         wait_until_asked(service, 1)
         service.notice = {"action": "terminate", "time": soon(2)}
-        said, _ = process.communicate(timeout=15)
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"no Ray node of {HEAD} runs here" in said
     assert not (home / "calls").exists()
@@ -177,7 +177,7 @@ def test_a_second_watcher_of_the_same_node_leaves(service: Service, home: Path) 
     with watcher(home, service.url) as first:
         wait_until_asked(service, 1)
         with watcher(home, service.url) as second:
-            said, _ = second.communicate(timeout=10)
+            said, _ = second.communicate(timeout=60)
         assert second.returncode == 0
         assert "another one watches here already" in said
         first.kill()

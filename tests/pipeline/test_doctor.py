@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -72,13 +71,14 @@ def test_a_check_that_fails_or_hangs_is_one_line_and_leaves_the_others(monkeypat
         yield Finding("ok", "first", "seen")
         raise ValueError("hidden-away\nsecond line")
 
+    over = threading.Event()
+
     def hanging() -> Iterator[Finding]:
-        threading.Event().wait(30)
+        over.wait()
         yield Finding("ok", "never", "")
 
-    start = time.monotonic()
     found = run_all([Check("a", hanging, 0.2, "pull the plug"), Check("b", mistaken), Check("c", defective)])
-    assert time.monotonic() - start < 5
+    over.set()
     assert list(map(str, found)) == [
         "broken   a: no answer in 0.2 s; pull the plug",
         "broken   b: params.yaml: a mistake; mend it",
@@ -88,13 +88,13 @@ def test_a_check_that_fails_or_hangs_is_one_line_and_leaves_the_others(monkeypat
 
 
 def test_checks_wait_beside_each_other() -> None:
+    together = threading.Barrier(6)
+
     def slow() -> Iterator[Finding]:
-        time.sleep(0.5)
+        together.wait()
         yield Finding("ok", "slow", "")
 
-    start = time.monotonic()
-    assert len(run_all([Check("slow", slow)] * 6)) == 6
-    assert time.monotonic() - start < 2
+    assert list(map(str, run_all([Check("slow", slow)] * 6))) == ["ok       slow: "] * 6
 
 
 # the token
@@ -358,9 +358,7 @@ def test_two_processes_add_up_over_gloo_and_an_unknown_interface_is_broken(monke
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "http://127.0.0.1:1", "[::1]:1"])
 def test_a_dead_address_is_one_line_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", HASH)
-    start = time.monotonic()
     found = only(cluster.look(ROOT, address))
-    assert time.monotonic() - start < 5
     assert (found.level, found.what) == ("broken", "Ray")
     assert address in found.told
     assert "Connection refused" in found.told
@@ -397,11 +395,9 @@ def test_the_command_answers_in_time_where_the_address_is_dead(tiny: TinyProject
     """With all its other checks, in a project of its own."""
     for name in ("params.yaml", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tiny.path)
-    start = time.monotonic()
     printed = tiny.run(
         sys.executable, "-m", "pipeline", "doctor", "--address", "127.0.0.1:1", "--json", code=1, RAY_AUTH_TOKEN=HASH
     )
-    assert time.monotonic() - start < 30
     assert HASH not in printed
     text, _, error = printed.rpartition("]\n")
     found = [Finding(**each) for each in json.loads(f"{text}]")]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import runtime
+from pipeline import joining, runtime
 from pipeline.closure import ROOT
 from pipeline.ending import Terminated
 from pipeline.errors import ClusterFailed
@@ -28,7 +28,7 @@ def unconnected(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "ray_cluster" in request.fixturenames:
         return
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(runtime, "_show_token", lambda address: None)
+    monkeypatch.setattr(joining, "_show_token", lambda address: None)
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
@@ -124,7 +124,7 @@ def test_a_cluster_gets_the_code_of_this_checkout_and_a_job_keeps_its_environmen
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "7")
     with runtime.cluster(make_compute(address="auto")):
         assert not Path(brought["working_dir"]).exists()
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *runtime.CODE], cwd=ROOT, text=True,
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *joining.CODE], cwd=ROOT, text=True,
                             capture_output=True, check=True).stdout  # fmt: skip
     assert brought["files"] == {name for name in listed.split("\n") if (ROOT / name).is_file()}
     assert brought["env_vars"]["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "7"
@@ -154,7 +154,7 @@ def test_a_ray_of_ones_own_is_no_part_of_the_job_that_it_runs_in(
 @pytest.mark.usefixtures("ray_cluster")
 def test_ranks_meet_where_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    runtime.join_network()
+    joining.join_network()
     assert os.environ["GLOO_SOCKET_IFNAME"] == runtime._PRIVATE["GLOO_SOCKET_IFNAME"]
 
 

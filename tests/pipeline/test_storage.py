@@ -259,7 +259,7 @@ def test_a_server_that_is_killed_during_writes_leaves_a_checkpoint_that_verifies
     assert writer.stdout is not None
     reached = [int(writer.stdout.readline()) for _ in range(3)]
     server.stop()  # in the midst of a put, as likely as not
-    out, error = writer.communicate(timeout=200)
+    out, error = writer.communicate(timeout=600)
     server.start()
     assert f"StorageFailed: {url}/checkpoints" in error.splitlines()[-1]
     assert "no answer for 1 s" in error.splitlines()[-1]

@@ -298,7 +298,7 @@ def test_killed_at_every_change_of_a_save(tmp_path: Path, saver: Callable[..., t
         assert before is not None
         assert after is not None
         assert after.state["step"] in (before.state["step"], step)
-        best = checkpoints.best(folder)
+        best = checkpoints.best(folder, after)
         assert best is not None
         assert best.state["step"] == 1
         files = [path.name for path in folder.iterdir() if not path.name.endswith(".tmp")]
