@@ -77,10 +77,15 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu("model name") or platform.processor() or platform.machine(),
         "cores": CORES,
-        "bf16 units": ", ".join(name for name in _cpu("flags").split() if name.endswith("_bf16")) or "none",
+        "bf16 units": bf16_units() or "none",
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def bf16_units() -> str:
+    """The processor's flags for arithmetic in bfloat16; without one torch computes in float32 and converts."""
+    return ", ".join(name for name in _cpu("flags").split() if name.endswith("_bf16"))
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """A process for each system: its peak of memory is its own, and while one works the others wait."""
 
 import gc
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, TypeVar
@@ -42,8 +44,16 @@ class Processes:
         """What `function`, a module's own, gives in the process of `name`."""
         name = name if self._apart else ""
         if name not in self._pools:
-            self._pools[name] = ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (self._threads,))
+            self._pools[name] = ProcessPoolExecutor(1, get_context("spawn"), _begin, (self._threads,))
         return self._pools[name].submit(function, *args, **named).result()
+
+
+def _begin(threads: int) -> None:
+    """In a process of its own: with so many threads, and for as long as the one that started it lives."""
+    torch.set_num_threads(threads)
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def rate(system: System, epochs: int) -> float:

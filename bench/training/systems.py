@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from bench.report import bf16_units
 from bench.training import handwritten, ours, pythae_trainer
 from bench.training.clock import Ended
 from pipeline.train.run import TrainRun
@@ -41,7 +42,10 @@ def systems(run: TrainRun, *, compiled: bool) -> list[System]:
     if compiled:
         ways[COMPILED] = _as(run, "bf16", compile="on")
     loops: dict[str, Fit] = {HAND: handwritten.fit, STEP: ours.fit_steps, LOOP: ours.fit_loop}
-    found = [System(name_of(who, how), fit, one) for who, fit in loops.items() for how, one in ways.items()]
+    missing = dict.fromkeys(ways, "" if bf16_units() else "this processor has no bf16 units") | {FP32: ""}
+    found = [
+        System(name_of(who, how), fit, one, missing[how]) for who, fit in loops.items() for how, one in ways.items()
+    ]
     peer = System(name_of(PYTHAE, FP32), pythae_trainer.fit, ways[FP32], pythae_trainer.MISSING)
     return [*found[: len(ways)], peer, *found[len(ways) :]]
 

@@ -10,7 +10,7 @@ from vae_core import linear
 from vae_core.linear import Linear
 
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 90), st.integers(1, 90))
-needs_onednn = pytest.mark.skipif(not linear.ONEDNN, reason="this torch has no oneDNN beside MKL")
+needs_onednn = pytest.mark.skipif(not linear.ONEDNN, reason="no AVX-512, or no oneDNN beside MKL")
 
 
 def pair(inputs: int, outputs: int, *, bias: bool = True) -> tuple[Linear, nn.Linear]:
