@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-COSTLY = ("reproduced", "ray_cluster")  # fixtures that one process alone should make
+COSTLY = ("reproduced", "with_data", "ray_cluster")  # fixtures that one process alone should make
 
 
 @cache

@@ -51,9 +51,14 @@ class Processes:
 def _begin(threads: int) -> None:
     """In a process of its own: with so many threads, and for as long as the one that started it lives."""
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    parent.join()
+    os._exit(1)
 
 
 def rate(system: System, epochs: int) -> float:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -36,12 +35,6 @@ def make(to: Path, families: list[str], epochs: int | None = None) -> Project:
     project.run("dvc", "repro", "shard")
     commit(project, "data")
     return project
-
-
-def twin(project: Project, to: Path) -> Project:
-    """The same with a DVC cache and a store of runs of its own."""
-    shutil.copytree(project.path, to, symlinks=True)
-    return Project(to)
 
 
 def outputs(project: Project) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ from typing import Any
 import chaos_project
 import processes
 from disturbed import Disturbed, Kill
+from e2e_project import twin
 from schedule import plan
 
 GRACE_S = 30  # after the end of `dvc`, for processes that are on their way out
@@ -62,7 +63,7 @@ def chaos(
     """Both runs and their comparison."""
     say(f"folder {root}; making the data")
     calm = chaos_project.make(root / "calm", families, epochs)
-    wild = chaos_project.twin(calm, root / "wild")
+    wild = twin(calm, root / "wild")
     ray = root / "r"  # short: Ray's sockets lie there
     say("the run that nobody disturbs")
     undisturbed = Disturbed(calm, families, [], {}, ray, patience_s)

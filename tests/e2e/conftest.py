@@ -1,10 +1,19 @@
-"""One copy of the project for all of these tests, in a folder with a space, in which `make repro` has run once."""
+"""Copies of the project that several tests share, each in a folder with a space."""
 
 from collections.abc import Iterator
 
 import planted
 import pytest
 from e2e_project import Project, commit, copy_project
+
+
+@pytest.fixture(scope="session")
+def with_data(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with its data in place, committed. Tests train in a `twin` of it."""
+    project = copy_project(tmp_path_factory.mktemp("with data"))
+    project.run("dvc", "repro", "shard")
+    commit(project, "data")
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,12 @@ def copy_project(to: Path) -> Project:
     return project
 
 
+def twin(project: Project, to: Path) -> Project:
+    """The same in another folder, with a DVC cache and a store of runs of its own."""
+    shutil.copytree(project.path, to, symlinks=True)
+    return Project(to)
+
+
 def commit(project: Project, message: str) -> None:
     project.run("git", "add", "-A")
     project.run("git", "commit", "-q", "-m", message)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from e2e_project import Project, commit, copy_project, environment, wait_for
+from e2e_project import Project, commit, environment, twin, wait_for
 
 TRAIN = ("python", "-m", "pipeline", "train", "--family", "cvae")
 REPRO = ("dvc", "repro", "-f", "-s", "train@cvae")
@@ -16,11 +16,9 @@ SECONDS = 60  # for everything to be gone on a busy machine; on a quiet one it t
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy with the data in place and a run that does not end while a test looks at it."""
-    project = copy_project(tmp_path_factory.mktemp("told to end"))
-    project.stage("ingest")
-    project.stage("shard")
+def project(with_data: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy with a run that does not end while a test looks at it."""
+    project = twin(with_data, tmp_path_factory.mktemp("told") / "to end")
     project.set(train__epochs=1000, train__global_batch_size=16, compute__checkpoint_every_steps=25)
     commit(project, "long run")
     return project

@@ -6,13 +6,13 @@ import json
 import re
 
 import pytest
-from e2e_project import Project, commit, copy_project
+from e2e_project import Project, commit, twin
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def swept(with_data: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project of one family, after its first sweep; nothing after that has run, and nothing is committed."""
-    project = copy_project(tmp_path_factory.mktemp("swept"))
+    project = twin(with_data, tmp_path_factory.mktemp("swept") / "trials")
     project.set(families=["cvae"], tune__search__trials=4, tune__publish=1)
     commit(project, "one family")
     project.run("dvc", "repro", "train@cvae")

@@ -6,21 +6,17 @@ import subprocess
 
 import psutil
 import pytest
-from e2e_project import Project, commit, copy_project, wait_for
+from e2e_project import Project, commit, twin, wait_for
 
 TRAIN = ("python", "-m", "pipeline", "train", "--family", "cvae")
 MODEL = "models/cvae/baseline"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy with the data in place and a run long enough to be killed in the middle."""
-    project = copy_project(tmp_path_factory.mktemp("killed"))
-    project.stage("ingest")
-    project.stage("shard")
-    project.set(
-        train__epochs=10, train__global_batch_size=16, compute__checkpoint_every_steps=25, compute__threads=1
-    )  # fmt: skip
+def project(with_data: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy with a run long enough to be killed in the middle."""
+    project = twin(with_data, tmp_path_factory.mktemp("killed") / "and resumed")
+    project.set(train__epochs=10, train__global_batch_size=16, compute__checkpoint_every_steps=25, compute__threads=1)
     commit(project, "long run")
     return project
 
