@@ -17,7 +17,7 @@ def call(address: str) -> str:
     with _channel(address) as channel:
         try:
             nodes = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
-            nodes(b"", timeout=10, metadata=metadata)
+            nodes(b"", timeout=60, metadata=metadata)
         except grpc.RpcError as error:
             return str(error.code().name)
     return "let in"

@@ -12,7 +12,7 @@ from e2e_project import Project, commit, environment, twin, wait_for
 
 TRAIN = ("python", "-m", "pipeline", "train", "--family", "cvae")
 REPRO = ("dvc", "repro", "-f", "-s", "train@cvae")
-SECONDS = 60  # for everything to be gone on a busy machine; on a quiet one it takes five
+SECONDS = 240  # for everything to be gone on a busy machine; on a quiet one it takes five
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_a_job_runs_on_after_ctrl_c_and_can_be_followed_and_stopped(desk: Desk) 
         assert line, printed
         printed += line
     following.send_signal(signal.SIGINT)
-    rest, _ = following.communicate(timeout=30)
+    rest, _ = following.communicate(timeout=120)
     assert following.returncode == 130
     id = re.findall(r"(exp-\S+) runs on; follow it: python -m pipeline jobs logs -f \1; stop it: ", rest)[0]
     assert desk.run("submit", "--", "dvc", "exp", "run", "-S", WAIT).splitlines() == [

@@ -130,7 +130,7 @@ def test_it_says_where_it_goes_on(log: MetricLog, tmp_path: Path, capsys: pytest
 
 
 def until_printed(capsys: pytest.CaptureFixture[str], words: str) -> Iterator[str]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     text = ""
     while words not in text:
         assert time.monotonic() < deadline

@@ -108,7 +108,7 @@ def test_a_node_asks_for_each_object_once(server: Server, read: ReadConfig) -> N
 
 def test_a_store_may_be_used_after_a_fork(server: Server, read: ReadConfig) -> None:
     process = run(FORKED, URI, read.cache)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 0
 
 

@@ -170,7 +170,7 @@ def test_when_it_is_killed_dvc_ends_with_it(project: RetrainProject, number: int
     assert dvc
     os.kill(running.pid, number)
     running.wait()
-    assert psutil.wait_procs(dvc, timeout=30)[1] == []
+    assert psutil.wait_procs(dvc, timeout=120)[1] == []
     for child in psutil.wait_procs(children, timeout=0)[1]:
         child.kill()
     project.bring("1\n")
