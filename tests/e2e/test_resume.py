@@ -68,7 +68,7 @@ def test_a_finished_run_trains_nothing_and_gives_its_outputs_again(project: Proj
     shutil.rmtree(project.path / "models")
     printed = project.run(*TRAIN)
     assert project.contents(MODEL) == expected
-    assert re.search(r"train cvae is finished; its outputs are written again from \S+/\.runs/cvae-\w{16} ", printed)
+    assert re.search(r"train cvae is finished; its outputs are written again from .+/\.runs/cvae-\w{16} ", printed)
     assert "starting Ray" not in printed
 
 
