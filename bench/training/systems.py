@@ -42,9 +42,11 @@ def systems(run: TrainRun, *, compiled: bool) -> list[System]:
     if compiled:
         ways[COMPILED] = _as(run, "bf16", compile="on")
     loops: dict[str, Fit] = {HAND: handwritten.fit, STEP: ours.fit_steps, LOOP: ours.fit_loop}
-    missing = dict.fromkeys(ways, "" if bf16_units() else "this processor has no bf16 units") | {FP32: ""}
+    no_bf16 = "" if bf16_units() else "this processor has no bf16 units"
     found = [
-        System(name_of(who, how), fit, one, missing[how]) for who, fit in loops.items() for how, one in ways.items()
+        System(name_of(who, how), fit, one, "" if how == FP32 else no_bf16)
+        for who, fit in loops.items()
+        for how, one in ways.items()
     ]
     peer = System(name_of(PYTHAE, FP32), pythae_trainer.fit, ways[FP32], pythae_trainer.MISSING)
     return [*found[: len(ways)], peer, *found[len(ways) :]]

@@ -294,5 +294,7 @@ def test_an_importance_that_is_missing_says_why() -> None:
 
 def test_json_holds_finite_numbers_only(make_sweep: Any, trial: Any, baseline: Path, tmp_path: Path) -> None:
     publish(make_sweep(), [trial(0, 49.0)], baseline, tmp_path)
-    for path in (tmp_path / "results").glob("*.json"):
+    written = list((tmp_path / "results").glob("*.json"))
+    assert written
+    for path in written:
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
